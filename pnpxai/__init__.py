@@ -1,0 +1,1 @@
+"""Which explanation of this PyTorch model can I trust, and with which settings?"""

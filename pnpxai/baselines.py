@@ -1,0 +1,145 @@
+"""What "feature removed" means: the values a perturbed input takes where a feature is absent."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from optuna.distributions import FloatDistribution
+from scipy import ndimage
+from torch import Tensor
+
+from pnpxai.errors import ParameterError
+from pnpxai.limits import Within
+from pnpxai.tunable import Role
+
+
+class BaselineFunction(Role):
+    """Makes a baseline from inputs: same shape, the values that stand for absence."""
+
+    @abstractmethod
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The baseline of ``inputs`` ``(n, …)``, of the same shape, each sample from itself alone."""
+
+
+class Zeros(BaselineFunction):
+    """All zeros: the mean colour where inputs are standardised.
+
+    Example:
+        >>> Zeros()(torch.ones(1, 3)).tolist()
+        [[0.0, 0.0, 0.0]]
+    """
+
+    NAME = "zeros"
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Zeros of the inputs' shape."""
+        return torch.zeros_like(inputs)
+
+
+class Mean(BaselineFunction):
+    """The mean over positions, channel by channel; over all features for ``(n, d)``.
+
+    Example:
+        >>> Mean()(torch.tensor([[0.0, 1.0, 5.0]])).tolist()
+        [[2.0, 2.0, 2.0]]
+    """
+
+    NAME = "mean"
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The mean, repeated to the inputs' shape."""
+        positions = tuple(range(2, inputs.ndim)) if inputs.ndim > 2 else (1,)
+        return inputs.mean(positions, keepdim=True).expand_as(inputs).clone()
+
+
+class Blur(BaselineFunction):
+    """A Gaussian blur over positions: keeps brightness, removes detail.
+
+    Args:
+        sigma: the Gaussian's standard deviation in positions (pixels, time steps); larger removes more.
+    """
+
+    NAME = "blur"
+    TUNABLES = {"sigma": FloatDistribution(2.0, 20.0, log=True)}
+    LIMITS = {"sigma": Within(0.0, low_open=True)}
+
+    def __init__(self, sigma: float = 10.0) -> None:
+        self.sigma = sigma
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The inputs blurred over dimensions 2 and up (over dimension 1 for ``(n, d)``)."""
+        kept = 2 if inputs.ndim > 2 else 1
+        sigmas = (0.0,) * kept + (self.sigma,) * (inputs.ndim - kept)
+        array = inputs.detach().cpu().float().numpy()
+        return torch.from_numpy(ndimage.gaussian_filter(array, sigmas, mode="nearest")).to(inputs)
+
+
+class Invert(BaselineFunction):
+    """Each channel mirrored between its least and greatest value: bright becomes dark.
+
+    Example:
+        >>> Invert()(torch.tensor([[0.0, 1.0, 5.0]])).tolist()
+        [[5.0, 4.0, 0.0]]
+    """
+
+    NAME = "invert"
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Minimum plus maximum minus the inputs."""
+        positions = tuple(range(2, inputs.ndim)) if inputs.ndim > 2 else (1,)
+        return inputs.amin(positions, keepdim=True) + inputs.amax(positions, keepdim=True) - inputs
+
+
+class Constant(BaselineFunction):
+    """One value, or one value a channel, everywhere.
+
+    Args:
+        value: a number, or a tensor that broadcasts to one sample, such as ``(c, 1, 1)`` or an embedding ``(d,)``.
+    """
+
+    NAME = "constant"
+
+    def __init__(self, value: float | Tensor = 0.0) -> None:
+        self.value = value
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The value, repeated to the inputs' shape.
+
+        Raises:
+            ParameterError: the value does not broadcast to a sample.
+        """
+        try:
+            return torch.as_tensor(self.value).to(inputs).expand_as(inputs).clone()
+        except RuntimeError as error:
+            raise ParameterError(
+                f"a baseline that broadcasts to inputs of shape {tuple(inputs.shape)}",
+                f"shape {tuple(torch.as_tensor(self.value).shape)}",
+                "Give a number, one value a channel such as (c, 1, 1), or a whole input.",
+            ) from error
+
+
+Baseline: TypeAlias = str | float | Tensor | BaselineFunction | Callable[[Tensor], Tensor]
+
+
+def baseline_for(baseline_fn: Baseline, inputs: Tensor) -> Tensor:
+    """The baseline of ``inputs`` by whatever stands for it: a name, a number, a tensor, an object or a function.
+
+    Raises:
+        UnknownNameError: a name that is no baseline.
+        ParameterError: a baseline that is not of the inputs' shape or not finite.
+    """
+    if isinstance(baseline_fn, int | float | Tensor):
+        baseline_fn = Constant(baseline_fn)
+    function = baseline_fn if callable(baseline_fn) else BaselineFunction.resolve(baseline_fn)
+    made = function(inputs)
+    if not isinstance(made, Tensor) or made.shape != inputs.shape or not torch.isfinite(made).all():
+        received = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+        raise ParameterError(
+            f"a finite baseline of the inputs' shape {tuple(inputs.shape)}",
+            received,
+            "Return a tensor of the same shape from the baseline function.",
+        )
+    return made.to(inputs)

@@ -1,0 +1,112 @@
+"""What every metric is: one score a sample, and a declared direction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pnpxai.errors import ParameterError, unknown_name
+from pnpxai.explainers._base import Explainer
+from pnpxai.forward import Extractor, Request, Targets, model_reference
+from pnpxai.guard import guard
+from pnpxai.postprocess import feature_values
+from pnpxai.tunable import Tunable
+
+METRICS: dict[str, type[Metric]] = {}
+"""Every metric class that declares ``HIGHER_IS_BETTER``, by name."""
+
+
+class Metric(Tunable, ABC):
+    """Base of all metrics; a subclass that declares ``HIGHER_IS_BETTER`` is registered in `METRICS`.
+
+    Attributes:
+        HIGHER_IS_BETTER: the direction of the score.
+
+    Args:
+        model: the model that was explained.
+        explainer: makes the attributions where `evaluate` is given none (and the metric needs to explain again).
+        forward_arg_extractor: as for explainers.
+        additional_forward_arg_extractor: as for explainers.
+        channel_dim: the dimension of ``(n, c, …)`` inputs whose entries are removed together; None for none.
+            Two-dimensional inputs ``(n, d)`` have none.
+    """
+
+    HIGHER_IS_BETTER: ClassVar[bool]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "HIGHER_IS_BETTER" in cls.__dict__:
+            METRICS[cls.__name__] = cls
+
+    def __init__(
+        self,
+        model: nn.Module,
+        explainer: Explainer | None = None,
+        forward_arg_extractor: Extractor | None = None,
+        additional_forward_arg_extractor: Extractor | None = None,
+        channel_dim: int | None = 1,
+    ) -> None:
+        self.model = model
+        self.explainer = explainer
+        self.forward_arg_extractor = forward_arg_extractor
+        self.additional_forward_arg_extractor = additional_forward_arg_extractor
+        self.channel_dim = channel_dim
+
+    def evaluate(self, inputs: Any, targets: Targets = None, attributions: Any = None) -> Tensor:
+        """Score maps of a batch.
+
+        Args:
+            inputs: as given to the explainer.
+            targets: as given to the explainer; None scores the predicted classes.
+            attributions: maps ``(n, h, w)``, ``(n, t)`` or ``(n, d)``, or with channels, which are summed; None asks
+                the explainer.
+
+        Returns:
+            ``(n,)``, one score a sample.
+
+        Raises:
+            InputError: attributions that do not fit the inputs.
+            ParameterError: neither attributions nor an explainer.
+        """
+        model_reference(self.model)
+        if attributions is None:
+            attributions = self.need_explainer().attribute(inputs, targets)
+        with guard(self.model), torch.inference_mode(False):
+            request = Request.build(
+                self.model, inputs, targets, self.forward_arg_extractor, self.additional_forward_arg_extractor
+            )
+            values = feature_values(attributions, request.input, self.channel_dim)
+            return self.score(request, values)
+
+    @abstractmethod
+    def score(self, request: Request, values: Tensor) -> Tensor:
+        """The metric itself: ``(n,)`` from one number a feature, ``values`` ``(n, f)``."""
+
+    def need_explainer(self) -> Explainer:
+        """The explainer.
+
+        Raises:
+            ParameterError: there is none.
+        """
+        if self.explainer is None:
+            raise ParameterError(
+                f"attributions, or an explainer for {type(self).__name__} to ask",
+                "neither",
+                "Pass attributions to evaluate, or explainer= to the metric.",
+            )
+        return self.explainer
+
+
+def metric_class(name: str) -> type[Metric]:
+    """The metric of a name, whatever its capitals.
+
+    Raises:
+        UnknownNameError: there is none; the valid names are listed.
+    """
+    by_name = {each.lower(): METRICS[each] for each in METRICS}
+    if name.lower() not in by_name:
+        raise unknown_name("metric", name, METRICS)
+    return by_name[name.lower()]

@@ -1,0 +1,95 @@
+"""What a model returned, made uniform: one tensor, probabilities, one score a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from pnpxai.errors import ModelError, TargetError
+
+TargetFunction: TypeAlias = Callable[[Tensor], Tensor]
+Score: TypeAlias = Literal["logit", "probability"]
+
+
+def output_tensor(outputs: Any) -> Tensor:
+    """The tensor to be explained in what a model returned.
+
+    A tensor is itself; of a mapping or a Hugging Face ``ModelOutput``, ``logits``, else the first tensor; of a tuple
+    or list, the first tensor.
+
+    Raises:
+        ModelError: there is no floating-point tensor in it.
+    """
+    if isinstance(outputs, Mapping):
+        found = outputs.get("logits")
+        candidates = [found] if isinstance(found, Tensor) else list(outputs.values())
+    elif isinstance(outputs, tuple | list):
+        candidates = list(outputs)
+    else:
+        candidates = [outputs]
+    for each in candidates:
+        if isinstance(each, Tensor) and each.is_floating_point() and each.ndim > 0:
+            return each
+    raise ModelError(
+        "a model that returns a floating-point tensor (or a tuple, dict or ModelOutput that holds one)",
+        f"{type(outputs).__name__}",
+        "Wrap the model so that its forward returns the tensor to be explained.",
+    )
+
+
+def probabilities(outputs: Tensor) -> Tensor:
+    """Softmax over classes; rows that are probabilities already, and single outputs, stay as they are.
+
+    Args:
+        outputs: ``(n, k)`` or ``(n,)``.
+    """
+    if outputs.ndim != 2 or outputs.shape[1] == 1:
+        return outputs
+    exact = outputs.double()
+    already = (exact >= 0).all(1) & ((exact.sum(1) - 1).abs() < 1e-3)
+    return torch.where(already[:, None], outputs, outputs.softmax(1))
+
+
+def select(outputs: Tensor, targets: Tensor | TargetFunction, score: Score = "logit") -> Tensor:
+    """One number a sample: the target's output, or its probability.
+
+    Args:
+        outputs: ``(n, k)`` or ``(n,)``.
+        targets: class indices ``(n,)``, or a function of the outputs that returns ``(n,)``.
+        score: ``"logit"`` for the output itself, ``"probability"`` for its softmax (functions see the output itself).
+
+    Raises:
+        TargetError: a class the outputs do not have, or a function that does not return one number a sample.
+    """
+    if not isinstance(targets, Tensor):
+        chosen = targets(outputs)
+        if not isinstance(chosen, Tensor) or chosen.shape != outputs.shape[:1]:
+            received = tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
+            raise TargetError(
+                f"a target function that returns a tensor ({len(outputs)},), one score a sample",
+                f"{received}",
+                "Return one number for each row of the outputs it is given.",
+            )
+        return chosen
+    if outputs.ndim > 2:
+        raise TargetError(
+            "a target function, for outputs with more than two dimensions",
+            f"outputs of shape {tuple(outputs.shape)}",
+            "Pass targets=lambda outputs: … with one score a sample, e.g. outputs[:, 3].mean((1, 2)).",
+        )
+    k = outputs.shape[1] if outputs.ndim == 2 else 1
+    highest = int(targets.max())
+    if highest >= k:
+        raise TargetError(f"class indices from 0 to {k - 1}", f"{highest}", f"The model has {k} outputs.")
+    scores = probabilities(outputs) if score == "probability" else outputs
+    return scores if scores.ndim == 1 else scores.gather(1, targets[:, None]).squeeze(1)
+
+
+def predicted(outputs: Tensor) -> Tensor:
+    """The class with the highest output, ``(n,)``; 0 where there is one output only."""
+    if outputs.ndim == 2:
+        return outputs.argmax(1)
+    return torch.zeros(len(outputs), dtype=torch.long, device=outputs.device)

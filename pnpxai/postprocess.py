@@ -1,0 +1,175 @@
+"""From a raw map to one number a feature: channel pooling, then normalisation."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pnpxai.errors import InputError
+from pnpxai.tunable import Role, Tunable
+
+
+class PoolingFunction(Role):
+    """Reduces the channels of a map to one number a position."""
+
+    @abstractmethod
+    def __call__(self, maps: Tensor, channel_dim: int) -> Tensor:
+        """``maps`` without their dimension ``channel_dim``."""
+
+
+class Sum(PoolingFunction):
+    """The signed sum: the relevance of a position in an additive map."""
+
+    NAME = "sum"
+
+    def __call__(self, maps: Tensor, channel_dim: int) -> Tensor:
+        """Sum over channels."""
+        return maps.sum(channel_dim)
+
+
+class SumOfAbsolutes(PoolingFunction):
+    """The sum of magnitudes (L1): how much a position matters, either way."""
+
+    NAME = "sum_abs"
+
+    def __call__(self, maps: Tensor, channel_dim: int) -> Tensor:
+        """Sum of absolutes over channels."""
+        return maps.abs().sum(channel_dim)
+
+
+class MaxOfAbsolutes(PoolingFunction):
+    """The largest magnitude over channels (Simonyan et al., 2014)."""
+
+    NAME = "max_abs"
+
+    def __call__(self, maps: Tensor, channel_dim: int) -> Tensor:
+        """Maximum of absolutes over channels."""
+        return maps.abs().amax(channel_dim)
+
+
+class L2(PoolingFunction):
+    """The Euclidean norm over channels."""
+
+    NAME = "l2"
+
+    def __call__(self, maps: Tensor, channel_dim: int) -> Tensor:
+        """Square root of the sum of squares over channels."""
+        norms: Tensor = torch.linalg.vector_norm(maps, dim=channel_dim)
+        return norms
+
+
+class PositivePart(PoolingFunction):
+    """The signed sum with negative positions set to zero: evidence for the target only."""
+
+    NAME = "positive"
+
+    def __call__(self, maps: Tensor, channel_dim: int) -> Tensor:
+        """Positive part of the sum over channels."""
+        return maps.sum(channel_dim).clamp(min=0)
+
+
+class NormalizationFunction(Role):
+    """Rescales each sample's pooled map; none of them changes the order of its features."""
+
+    @abstractmethod
+    def __call__(self, maps: Tensor) -> Tensor:
+        """``maps`` ``(n, …)``, rescaled sample by sample."""
+
+
+class Identity(NormalizationFunction):
+    """No rescaling."""
+
+    NAME = "identity"
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """The maps themselves."""
+        return maps
+
+
+class MinMax(NormalizationFunction):
+    """To [0, 1], least to greatest; a constant map becomes 0."""
+
+    NAME = "min_max"
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Rescaled to [0, 1]."""
+        flat = maps.flatten(1)
+        low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+        spread = torch.where(high > low, high - low, torch.ones_like(high))
+        return ((flat - low) / spread).reshape(maps.shape)
+
+
+class MaxAbsolute(NormalizationFunction):
+    """To [-1, 1] by the largest magnitude, with the sign kept; a zero map stays 0."""
+
+    NAME = "max_abs"
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Divided by the largest magnitude."""
+        flat = maps.flatten(1)
+        scale = flat.abs().amax(1, keepdim=True)
+        return (flat / torch.where(scale > 0, scale, torch.ones_like(scale))).reshape(maps.shape)
+
+
+class PostProcessor(Tunable):
+    """Pooling over channels, then normalisation.
+
+    Args:
+        pooling_fn: a `PoolingFunction` or its name.
+        normalization_fn: a `NormalizationFunction` or its name.
+        channel_dim: the channels' dimension in ``(n, c, …)``; None where maps have none.
+
+    Example:
+        >>> PostProcessor("sum_abs")(torch.tensor([[[[1.0]], [[-2.0]]]])).tolist()
+        [[[3.0]]]
+    """
+
+    TUNABLES = {"pooling_fn": PoolingFunction, "normalization_fn": NormalizationFunction}
+
+    def __init__(
+        self,
+        pooling_fn: str | PoolingFunction = "sum",
+        normalization_fn: str | NormalizationFunction = "identity",
+        channel_dim: int | None = 1,
+    ) -> None:
+        self.pooling_fn = pooling_fn
+        self.normalization_fn = normalization_fn
+        self.channel_dim = channel_dim
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """One number a feature: ``(n, h, w)``, ``(n, t)`` or ``(n, d)``."""
+        normalize = NormalizationFunction.resolve(self.normalization_fn)
+        if self.channel_dim is None or maps.ndim < 3:
+            return normalize(maps)
+        return normalize(PoolingFunction.resolve(self.pooling_fn)(maps, self.channel_dim))
+
+
+def feature_values(attributions: Any, inputs: Tensor, channel_dim: int | None) -> Tensor:
+    """Check attributions against the inputs they explain and flatten them to one number a feature, ``(n, f)``.
+
+    Maps that still have channels are summed over them.
+
+    Raises:
+        InputError: wrong type, wrong shape, or not finite.
+    """
+    has_channels = channel_dim is not None and inputs.ndim > 2
+    positions = list(inputs.shape)
+    if has_channels:
+        assert channel_dim is not None
+        del positions[channel_dim]
+    if isinstance(attributions, Tensor) and attributions.ndim == inputs.ndim and has_channels:
+        assert channel_dim is not None
+        attributions = attributions.sum(channel_dim)
+    if not isinstance(attributions, Tensor) or list(attributions.shape) != positions:
+        received = tuple(attributions.shape) if isinstance(attributions, Tensor) else type(attributions).__name__
+        raise InputError(
+            f"attributions of shape {tuple(positions)} (or the inputs' {tuple(inputs.shape)})",
+            f"{received}",
+            "Pass what attribute() returned for these inputs, or what a PostProcessor made of it.",
+        )
+    if not torch.isfinite(attributions).all():
+        raise InputError("finite attributions", "NaN or infinity", "The explainer failed on these inputs.")
+    return attributions.detach().to(inputs.device, inputs.dtype).flatten(1)

@@ -1,0 +1,311 @@
+"""Objects that are their constructor's arguments, and say which of them may be tuned."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import warnings
+from abc import ABCMeta
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+import torch
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalChoiceType,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import BaseTrial
+
+from pnpxai.errors import DeclarationError, ParameterError, unknown_name
+from pnpxai.limits import Limit
+
+T = TypeVar("T", bound="Tunable")
+R = TypeVar("R", bound="Role")
+Candidates: TypeAlias = Mapping[type["Tunable"], Sequence["Tunable"]]
+
+
+def choices(*values: Any) -> CategoricalDistribution:
+    """A categorical search space over any values; tuples are stored in a study under a label such as ``28x28``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return CategoricalDistribution(values)
+
+
+def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class's constructor by name, without ``self``."""
+    initializer = cls.__init__  # type: ignore[misc]  # read, never called
+    if initializer is object.__init__:
+        return {}
+    return dict(list(inspect.signature(initializer).parameters.items())[1:])
+
+
+class _CheckedAtConstruction(ABCMeta):
+    """Turns a misspelt or impossible argument into a ``ParameterError`` where the object is built."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        parameters = constructor_parameters(cls)
+        unknown = [name for name in kwargs if name not in parameters]
+        if unknown:
+            error = unknown_name(f"parameter of {cls.__name__}", unknown[0], parameters)
+            raise ParameterError(error.expected, error.received, error.advice)
+        missing = [
+            name
+            for name, each in list(parameters.items())[len(args) :]
+            if each.default is inspect.Parameter.empty and name not in kwargs
+        ]
+        if missing or len(args) > len(parameters):
+            raise ParameterError(
+                f"{cls.__name__}({', '.join(parameters)})",
+                f"no {missing[0]}" if missing else f"{len(args)} positional arguments",
+                "Pass the arguments by name.",
+            )
+        made = super().__call__(*args, **kwargs)
+        for name, limit in made.LIMITS.items():
+            value = getattr(made, name)
+            if not limit.allows(value):
+                raise ParameterError(
+                    f"{name} of {cls.__name__} to be {limit}", f"{value!r}", f"Set {name} within those limits."
+                )
+        return made
+
+
+def _check_declaration(cls: type[Tunable]) -> None:
+    if "get_tunables" in cls.__dict__:
+        raise DeclarationError("the search space in TUNABLES", f"{cls.__name__}.get_tunables", "Declare TUNABLES.")
+    parameters = constructor_parameters(cls)
+    for name, each in parameters.items():
+        if each.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            raise DeclarationError(
+                f"{cls.__name__}.__init__ to name each of its arguments", f"*{name}", "List the arguments one by one."
+            )
+    for name in cls.BUDGET:
+        if name not in cls.TUNABLES:
+            raise DeclarationError(f"every name in BUDGET of {cls.__name__} in TUNABLES", name, "Add it to TUNABLES.")
+    for name in (*cls.TUNABLES, *cls.LIMITS):
+        if name not in parameters:
+            raise DeclarationError(
+                f"tunables of {cls.__name__} among its arguments ({', '.join(parameters)})",
+                repr(name),
+                "Add the argument to __init__, or take it out of the declaration.",
+            )
+    for name, space in cls.TUNABLES.items():
+        default = parameters[name].default
+        if isinstance(space, BaseDistribution) and not _contains(space, default):
+            raise DeclarationError(
+                f"the default of {cls.__name__}.{name} in its range {space}", f"{default!r}", "Widen the range."
+            )
+
+
+def _contains(space: BaseDistribution, value: Any) -> bool:
+    if isinstance(space, CategoricalDistribution):
+        return any(value is each or value == each for each in space.choices)
+    if isinstance(space, FloatDistribution | IntDistribution):
+        return isinstance(value, int | float) and space.low <= value <= space.high
+    return False
+
+
+class Tunable(metaclass=_CheckedAtConstruction):
+    """An object whose constructor stores its arguments under their own names and computes nothing.
+
+    Attributes:
+        TUNABLES: argument name to the space it may be searched in: an Optuna distribution, or a `Role` whose
+            candidates (and their own tunables) are searched in its place.
+        BUDGET: those tunables that buy accuracy with time; a search leaves them alone unless told otherwise.
+        LIMITS: argument name to the values it may take at all; checked whenever an object is built.
+    """
+
+    TUNABLES: ClassVar[Mapping[str, BaseDistribution | type[Tunable]]] = {}
+    BUDGET: ClassVar[tuple[str, ...]] = ()
+    LIMITS: ClassVar[Mapping[str, Limit]] = {}
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _check_declaration(cls)
+        cls.__signature__ = inspect.Signature(list(constructor_parameters(cls).values()))
+
+    def get_params(self) -> dict[str, Any]:
+        """The constructor's arguments as this object holds them."""
+        return {name: getattr(self, name) for name in constructor_parameters(type(self))}
+
+    def set_kwargs(self: T, **kwargs: Any) -> T:
+        """A new object with some arguments changed; ``{"baseline_fn.sigma": 3.0}`` reaches into a role.
+
+        Raises:
+            ParameterError: a name this object does not have, or a value it cannot take.
+        """
+        params = self.get_params()
+        for name, value in kwargs.items():
+            head, _, rest = name.partition(".")
+            if rest and isinstance(params.get(head), Tunable):
+                value = params[head].set_kwargs(**{rest: value})
+            elif rest:
+                raise ParameterError(
+                    f"{head} of {type(self).__name__} to be an object with parameters",
+                    f"{params.get(head)!r}",
+                    f"Set {head} to an object before setting {rest} on it.",
+                )
+            params[head] = value
+        return type(self)(**params)
+
+    def copy(self: T) -> T:
+        """An equal object; a model is shared, never copied."""
+        return type(self)(**self.get_params())
+
+    def get_tunables(self) -> dict[str, tuple[type, dict[str, Any]]]:
+        """The search space as plain data: ``{"epsilon": (float, {"low": 1e-6, "high": 1.0, "log": True})}``."""
+        return {name: _as_plain(space) for name, space in type(self).TUNABLES.items()}
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        mine, theirs = self.get_params(), other.get_params()
+        return all(_same(mine[name], theirs[name]) for name in mine)
+
+    def __hash__(self) -> int:
+        return hash((type(self), json.dumps(to_json(self), sort_keys=True)))
+
+    def __repr__(self) -> str:
+        defaults = constructor_parameters(type(self))
+        shown = (
+            f"{name}={value!r}"
+            for name, value in self.get_params().items()
+            if not isinstance(value, torch.nn.Module) and not _same(value, defaults[name].default)
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Role(Tunable):
+    """A part another object is given, named in text: a baseline, a pooling, a normalisation.
+
+    A direct subclass opens a role (``BaselineFunction``); below it, a class with a ``NAME`` is listed under it.
+    """
+
+    NAME: ClassVar[str] = ""
+    REGISTRY: ClassVar[dict[str, type[Role]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if Role in cls.__bases__:
+            cls.REGISTRY = {}
+        elif "NAME" in cls.__dict__:
+            cls.REGISTRY[cls.NAME] = cls
+
+    @classmethod
+    def resolve(cls: type[R], value: Any) -> R:
+        """The object meant by a name, or the object itself.
+
+        Raises:
+            UnknownNameError: a name that is not listed under this role.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str) and value in cls.REGISTRY:
+            return cls.REGISTRY[value]()  # type: ignore[return-value]  # the registry of R holds subclasses of R
+        raise unknown_name(cls.__name__, value, cls.REGISTRY)
+
+
+def suggest(
+    trial: BaseTrial, obj: T, candidates: Candidates | None = None, *, prefix: str = "", budget: bool = False
+) -> T:
+    """Let a trial choose the tunables of ``obj``; a finished trial gives back the same object.
+
+    Args:
+        trial: a running Optuna trial (searches) or a frozen one (rebuilds).
+        obj: where the arguments that are not tuned come from.
+        candidates: role to the objects that may fill it; a role without candidates stays as it is.
+        prefix: put before each name in the study.
+        budget: search what ``BUDGET`` names, too.
+    """
+    chosen: dict[str, Any] = {}
+    for name, space in _searched(obj, candidates or {}, budget):
+        if isinstance(space, list):
+            by_label = {_role_label(each): each for each in space}
+            label = trial.suggest_categorical(prefix + name, list(by_label))
+            chosen[name] = suggest(trial, by_label[label], candidates, prefix=f"{prefix}{name}.", budget=budget)
+        elif isinstance(space, FloatDistribution):
+            chosen[name] = trial.suggest_float(prefix + name, space.low, space.high, step=space.step, log=space.log)
+        elif isinstance(space, IntDistribution):
+            chosen[name] = trial.suggest_int(prefix + name, space.low, space.high, step=space.step, log=space.log)
+        else:
+            by_value = {_label(each): each for each in space.choices}
+            chosen[name] = by_value[trial.suggest_categorical(prefix + name, list(by_value))]
+    return obj.set_kwargs(**chosen)
+
+
+def trial_params(
+    obj: Tunable, candidates: Candidates | None = None, *, prefix: str = "", budget: bool = False
+) -> dict[str, Any]:
+    """What a trial has to choose so that `suggest` builds ``obj`` as it stands (to enqueue a default)."""
+    params: dict[str, Any] = {}
+    for name, space in _searched(obj, candidates or {}, budget):
+        value = getattr(obj, name)
+        if isinstance(space, list):
+            role = type(obj).TUNABLES[name]
+            filled = role.resolve(value) if isinstance(role, type) and issubclass(role, Role) else value
+            params[prefix + name] = _role_label(filled)
+            params |= trial_params(filled, candidates, prefix=f"{prefix}{name}.", budget=budget)
+        else:
+            params[prefix + name] = _label(value) if isinstance(space, CategoricalDistribution) else value
+    return params
+
+
+def to_json(value: Any) -> Any:
+    """A JSON-compatible description that is equal for equal parameters; models appear by class, tensors by digest."""
+    if isinstance(value, Tunable):
+        params = {name: to_json(each) for name, each in value.get_params().items()}
+        return {"class": type(value).__name__, "params": params}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.Tensor):
+        data = value.detach().cpu().contiguous()
+        digest = hashlib.sha256(data.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+        return {"tensor": digest, "shape": list(data.shape), "dtype": str(data.dtype)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(each) for key, each in value.items()}
+    if isinstance(value, Sequence):
+        return [to_json(each) for each in value]
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _searched(obj: Tunable, candidates: Candidates, budget: bool) -> Iterator[tuple[str, Any]]:
+    for name, space in type(obj).TUNABLES.items():
+        if name in type(obj).BUDGET and not budget:
+            continue
+        if isinstance(space, BaseDistribution):
+            yield name, space
+        elif space in candidates:
+            yield name, list(candidates[space])
+
+
+def _as_plain(space: BaseDistribution | type[Tunable]) -> tuple[type, dict[str, Any]]:
+    if isinstance(space, CategoricalDistribution):
+        return list, {"choices": list(space.choices)}
+    if isinstance(space, FloatDistribution | IntDistribution):
+        kind = float if isinstance(space, FloatDistribution) else int
+        return kind, {"low": space.low, "high": space.high, "log": space.log}
+    assert isinstance(space, type)
+    return space, {}
+
+
+def _label(value: Any) -> CategoricalChoiceType:
+    if isinstance(value, tuple | list):
+        return "x".join(str(each) for each in value)
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+
+
+def _role_label(value: Tunable) -> str:
+    return value.NAME if isinstance(value, Role) else type(value).__name__
+
+
+def _same(mine: Any, other: Any) -> bool:
+    if mine is other:
+        return True
+    if isinstance(mine, torch.Tensor) or isinstance(other, torch.Tensor):
+        return isinstance(mine, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(mine, other)
+    return type(mine) is type(other) and bool(mine == other)

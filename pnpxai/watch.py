@@ -1,0 +1,157 @@
+"""Watches one forward pass: which torch functions a model calls, and from which of its modules."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from pnpxai.forward import Extractor, Request
+from pnpxai.guard import guard
+
+MATMULS = frozenset({"matmul", "bmm", "baddbmm", "einsum", "__matmul__", "__rmatmul__", "mm"})
+_KEEPS_SCORES = frozenset(
+    {"add", "sub", "mul", "div", "masked_fill", "where", "to", "float", "type", "view", "reshape", "contiguous"}
+    | {"dropout", "permute", "transpose", "unsqueeze", "squeeze", "expand", "flatten", "unflatten", "clamp", "tanh"}
+    | {"__getitem__", "softcap", "type_as", "half", "bfloat16"}
+)
+
+
+_SYNONYMS = {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub"}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One torch function a model called.
+
+    Attributes:
+        name: the function's name as `plain_name` gives it.
+        path: the innermost module that was running, ``""`` for the model itself.
+        module: that module.
+        has_parameter: one of the arguments is a parameter of a module.
+        attends: it multiplies by a softmax of a product, which is attention.
+    """
+
+    name: str
+    path: str
+    module: nn.Module
+    has_parameter: bool
+    attends: bool
+
+
+class Watch(TorchFunctionMode):
+    """Records every torch function called while it is active, with the module that called it.
+
+    Use it as a context manager around the forward pass; hooks on the modules are removed on leaving.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.operations: list[Operation] = []
+        self.entered: list[str] = []
+        self._stack: list[tuple[str, nn.Module]] = [("", model)]
+        self._scores: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._weights: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._names = list(model.named_modules())
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Watch]:
+        """Watch what happens inside the block."""
+        handles = []
+        try:
+            for name, module in self._names:
+                handles.append(module.register_forward_pre_hook(self._enter(name, module)))
+                handles.append(module.register_forward_hook(self._leave, always_call=True))
+            with self:
+                yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str, module: nn.Module) -> Any:
+        def hook(*_: Any) -> None:
+            self.entered.append(name)
+            self._stack.append((name, module))
+
+        return hook
+
+    def _leave(self, *_: Any) -> None:
+        self._stack.pop()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Record the call, then make it."""
+        result = func(*args, **(kwargs or {}))
+        name = plain_name(getattr(func, "__name__", ""))
+        tensors = [each for each in _flat(args) if isinstance(each, Tensor)]
+        path, module = self._stack[-1]
+        has_parameter = any(isinstance(each, nn.Parameter) for each in tensors)
+        self.operations.append(Operation(name, path, module, has_parameter, self._attends(name, tensors, result)))
+        return result
+
+    def _attends(self, name: str, tensors: list[Tensor], result: Any) -> bool:
+        if not isinstance(result, Tensor):
+            return False
+        if name in MATMULS:
+            if any(each in self._weights for each in tensors):
+                return True
+            self._scores[result] = True
+        elif name == "softmax" and any(each in self._scores for each in tensors):
+            self._weights[result] = True
+        elif name in _KEEPS_SCORES:
+            for known in (self._scores, self._weights):
+                if any(each in known for each in tensors):
+                    known[result] = True
+        return False
+
+
+def plain_name(name: str) -> str:
+    """The name of a torch function without marks for in-place and operator forms.
+
+    Example:
+        >>> plain_name("__iadd__"), plain_name("add_"), plain_name("__rmul__"), plain_name("truediv")
+        ('add', 'add', 'mul', 'div')
+    """
+    if name.startswith("__") and name.endswith("__"):
+        inner = name.strip("_")
+        operators = ("add", "sub", "mul", "truediv", "matmul", "pow", "floordiv", "mod")
+        inner = next((each for each in operators if inner in (each, f"i{each}", f"r{each}")), inner)
+        name = inner if inner in operators else name
+    if name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
+    return {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub"}.get(
+        name, name
+    )
+
+
+def watch(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    forward_arg_extractor: Extractor | None = None,
+    additional_forward_arg_extractor: Extractor | None = None,
+) -> Watch:
+    """Run the model once on one sample of the inputs and return what it called."""
+    with guard(model), torch.no_grad():
+        request = Request.build(
+            model,
+            inputs,
+            forward_arg_extractor=forward_arg_extractor,
+            additional_forward_arg_extractor=additional_forward_arg_extractor,
+        )
+        with Watch(model).running() as watched:
+            request.call(request.rows(0, 1))
+    return watched
+
+
+def _flat(args: Any) -> Iterator[Any]:
+    for each in args:
+        if isinstance(each, tuple | list):
+            yield from _flat(each)
+        else:
+            yield each
