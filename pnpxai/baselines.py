@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from optuna.distributions import FloatDistribution
@@ -17,7 +17,13 @@ from pnpxai.tunable import Role
 
 
 class BaselineFunction(Role):
-    """Makes a baseline from inputs: same shape, the values that stand for absence."""
+    """Makes a baseline from inputs: same shape, the values that stand for absence.
+
+    Attributes:
+        CHANNELS_FIRST: it takes dimension 1 for channels and the dimensions after it for positions.
+    """
+
+    CHANNELS_FIRST: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -48,6 +54,7 @@ class Mean(BaselineFunction):
     """
 
     NAME = "mean"
+    CHANNELS_FIRST = True
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """The mean, repeated to the inputs' shape."""
@@ -63,6 +70,7 @@ class Blur(BaselineFunction):
     """
 
     NAME = "blur"
+    CHANNELS_FIRST = True
     TUNABLES = {"sigma": FloatDistribution(2.0, 20.0, log=True)}
     LIMITS = {"sigma": Within(0.0, low_open=True)}
 
@@ -73,7 +81,8 @@ class Blur(BaselineFunction):
         """The inputs blurred over dimensions 2 and up (over dimension 1 for ``(n, d)``)."""
         kept = 2 if inputs.ndim > 2 else 1
         sigmas = (0.0,) * kept + (self.sigma,) * (inputs.ndim - kept)
-        array = inputs.detach().cpu().float().numpy()
+        dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32
+        array = inputs.detach().cpu().to(dtype).numpy()
         return torch.from_numpy(ndimage.gaussian_filter(array, sigmas, mode="nearest")).to(inputs)
 
 
@@ -86,6 +95,7 @@ class Invert(BaselineFunction):
     """
 
     NAME = "invert"
+    CHANNELS_FIRST = True
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Minimum plus maximum minus the inputs."""
@@ -124,8 +134,13 @@ class Constant(BaselineFunction):
 Baseline: TypeAlias = str | float | Tensor | BaselineFunction | Callable[[Tensor], Tensor]
 
 
-def baseline_for(baseline_fn: Baseline, inputs: Tensor) -> Tensor:
+def baseline_for(baseline_fn: Baseline, inputs: Tensor, channel_dim: int | None = 1) -> Tensor:
     """The baseline of ``inputs`` by whatever stands for it: a name, a number, a tensor, an object or a function.
+
+    Args:
+        baseline_fn: a function is called with the inputs as they are.
+        inputs: ``(n, …)``.
+        channel_dim: the inputs' channels, so that ``"mean"``, ``"blur"`` and ``"invert"`` run over positions.
 
     Raises:
         UnknownNameError: a name that is no baseline.
@@ -134,12 +149,17 @@ def baseline_for(baseline_fn: Baseline, inputs: Tensor) -> Tensor:
     if isinstance(baseline_fn, int | float | Tensor):
         baseline_fn = Constant(baseline_fn)
     function = baseline_fn if callable(baseline_fn) else BaselineFunction.resolve(baseline_fn)
-    made = function(inputs)
-    if not isinstance(made, Tensor) or made.shape != inputs.shape or not torch.isfinite(made).all():
+    channels_first = isinstance(function, BaselineFunction) and function.CHANNELS_FIRST and inputs.ndim > 2
+    if channels_first and channel_dim is not None:
+        made = function(inputs.movedim(channel_dim, 1)).movedim(1, channel_dim)
+    else:
+        made = function(inputs)
+    wrong_shape = not isinstance(made, Tensor) or made.shape != inputs.shape
+    if wrong_shape or not torch.isfinite(made).all():
         received = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
         raise ParameterError(
             f"a finite baseline of the inputs' shape {tuple(inputs.shape)}",
-            received,
-            "Return a tensor of the same shape from the baseline function.",
+            received if wrong_shape else "NaN or infinity",
+            "Return a finite tensor of the same shape from the baseline function.",
         )
     return made.to(inputs)

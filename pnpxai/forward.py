@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import numbers
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,10 +119,17 @@ class Request:
         extra = additional_forward_arg_extractor(inputs) if additional_forward_arg_extractor else ()
         extra = extra if isinstance(extra, tuple) else (extra,)
         with torch.inference_mode(False):
+            converted = tuple(each.detach().clone().to(reference.device, reference.dtype) for each in explained)
+            if not all(torch.isfinite(each).all() for each in converted):
+                raise InputError(
+                    f"inputs that are finite in the model's {reference.dtype}",
+                    f"larger values in {explained[0].dtype}",
+                    "Scale the inputs, or convert the model with model.float().",
+                )
             return cls(
                 model,
-                tuple(each.detach().clone().to(reference.device, reference.dtype) for each in explained),
-                tuple(each.to(reference.device) if isinstance(each, Tensor) else each for each in extra),
+                converted,
+                tuple(_usable(each).to(reference.device) if isinstance(each, Tensor) else each for each in extra),
                 check_targets(targets, len(explained[0]), reference.device),
                 chunk_size,
             )
@@ -263,7 +271,7 @@ class Request:
 
 
 def model_reference(model: object) -> Tensor:
-    """A floating-point parameter or buffer of the model, whose device and dtype the inputs take.
+    """A floating-point parameter of the model, whose device and dtype the inputs take.
 
     Raises:
         ModelError: not a module, or a module without parameters.
@@ -323,9 +331,9 @@ def check_targets(targets: Targets, n: int, device: torch.device) -> Tensor | Ta
     """
     if targets is None or (callable(targets) and not isinstance(targets, Tensor)):
         return targets
-    if isinstance(targets, int) and not isinstance(targets, bool):
-        targets = torch.full((n,), targets)
-    if isinstance(targets, Sequence) and targets and all(isinstance(each, int) for each in targets):
+    if isinstance(targets, numbers.Integral) and not isinstance(targets, bool):
+        targets = torch.full((n,), int(targets))
+    if isinstance(targets, Sequence) and targets and all(isinstance(each, numbers.Integral) for each in targets):
         targets = torch.as_tensor(targets)
     if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.dtype == torch.bool:
         raise TargetError(
@@ -337,4 +345,32 @@ def check_targets(targets: Targets, n: int, device: torch.device) -> Tensor | Ta
         raise TargetError(f"one target for each of {n} inputs", f"shape {tuple(targets.shape)}", "Pass shape (n,).")
     if int(targets.min()) < 0:
         raise TargetError("class indices from 0", f"{int(targets.min())}", "Count classes from 0.")
-    return targets.detach().to(device, torch.long)
+    return _usable(targets.detach()).to(device, torch.long)
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy that autograd may save where it was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def take_samples(batch: Any, index: Sequence[int]) -> Any:
+    """Some samples of a batch: every tensor in a tuple, list or mapping is indexed, anything else passes through."""
+    if isinstance(batch, Tensor):
+        return batch[torch.as_tensor(list(index), dtype=torch.long, device=batch.device)]
+    if isinstance(batch, Mapping):
+        return {name: take_samples(each, index) for name, each in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(take_samples(each, index) for each in batch)
+    return batch
+
+
+def n_samples(batch: Any) -> int:
+    """The length of the first tensor in a batch.
+
+    Raises:
+        InputError: there is no tensor in it.
+    """
+    for each in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]:
+        if isinstance(each, Tensor) and each.ndim:
+            return len(each)
+    raise InputError("a tensor (n, …), or a tuple, list or dict of tensors", type(batch).__name__, "Pass tensors.")

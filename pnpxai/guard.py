@@ -9,46 +9,61 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextlib.contextmanager
 def guard(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode, and leave it and the global random states bit for bit as they were.
 
-    Training flags, ``requires_grad``, ``grad``, buffers, hooks and the attributes of every module are restored on
-    every path, also when the block raises.
+    Training flags, ``requires_grad``, ``grad``, buffers, hooks and the attributes of every module (with the contents
+    of lists, sets, dicts and tensors among them) are restored on every path, also when the block raises. Inside the
+    block no parameter has a ``grad``, so that none is added to.
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
-    members = [{k: v.copy() for k, v in kept.items() if isinstance(v, dict)} for kept in attributes]
+    members = [{k: v.copy() for k, v in kept.items() if isinstance(v, dict | list | set)} for kept in attributes]
+    training = [module.training for module in modules]
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    held = {id(each): each for kept in attributes for each in kept.values() if isinstance(each, Tensor)}
+    held |= {id(each): each for each in model.buffers()}
+    values = [(each, each.detach().clone()) for each in held.values()]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # saved, not used
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
         model.eval()
+        for parameter, _, _ in flags:
+            parameter.grad = None
         yield
     finally:
         for module, kept, containers in zip(modules, attributes, members, strict=True):
             for name, before in containers.items():
-                if _differs(kept[name], before):
-                    kept[name].clear()
-                    kept[name].update(before)
+                _restore(kept[name], before)
             if _differs(vars(module), kept):
                 vars(module).clear()
                 vars(module).update(kept)
+        for module, flag in zip(modules, training, strict=True):
+            if module.training != flag:
+                module.training = flag
         for parameter, requires_grad, grad in flags:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
-        for buffer, value in buffers:
-            if not torch.equal(buffer, value):
-                buffer.data.copy_(value)
+        for each, value in values:
+            if not torch.equal(each, value):
+                each.data.copy_(value)
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002  # restored, not used
         torch.set_rng_state(states[2])
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def _restore(container: Any, before: Any) -> None:
+    if isinstance(container, list):
+        container[:] = before
+    elif isinstance(container, set) or _differs(container, before):
+        container.clear()
+        container.update(before)
 
 
 def _differs(now: Any, before: Any) -> bool:

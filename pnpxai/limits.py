@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True)
 class Within:
-    """The numbers an argument may take (each element, where the argument is a tuple)."""
+    """The finite numbers an argument may take (each element, where the argument is a tuple)."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -20,13 +21,15 @@ class Within:
         """Whether every number of ``value`` lies inside."""
         if isinstance(value, tuple | list):
             return len(value) > 0 and all(self.allows(each) for each in value)
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
             return False
         above = value > self.low if self.low_open else value >= self.low
-        return above and (value < self.high if self.high_open else value <= self.high)
+        return bool(above and (value < self.high if self.high_open else value <= self.high))
 
     def __str__(self) -> str:
-        return f"a number in {'(' if self.low_open else '['}{self.low}, {self.high}{')' if self.high_open else ']'}"
+        left = "(" if self.low_open or math.isinf(self.low) else "["
+        right = ")" if self.high_open or math.isinf(self.high) else "]"
+        return f"a number in {left}{self.low}, {self.high}{right}"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class WholeWithin(Within):
         """Whether every number of ``value`` is whole and lies inside."""
         if isinstance(value, tuple | list):
             return super().allows(value)
-        return isinstance(value, int) and super().allows(value)
+        return isinstance(value, numbers.Integral) and super().allows(value)
 
     def __str__(self) -> str:
         return super().__str__().replace("a number", "a whole number")

@@ -43,7 +43,8 @@ class Pool(ModuleKind):
 
     FUNCTIONS = frozenset(
         {f"{a}{k}_pool{d}d" for a in ("", "adaptive_") for k in ("max", "avg") for d in (1, 2, 3)}
-        | {f"lp_pool{d}d" for d in (1, 2, 3)}
+        | {f"{a}max_pool{d}d_with_indices" for a in ("", "adaptive_") for d in (1, 2, 3)}
+        | {f"{k}_pool{d}d" for k in ("lp", "fractional_max") for d in (1, 2, 3)}
     )
 
 

@@ -44,12 +44,14 @@ def probabilities(outputs: Tensor) -> Tensor:
     """Softmax over classes; rows that are probabilities already, and single outputs, stay as they are.
 
     Args:
-        outputs: ``(n, k)`` or ``(n,)``.
+        outputs: ``(n, k)`` or ``(n,)``. A row is probabilities if none is negative and they sum to 1 within 1e-3, or
+            within the precision of a coarser dtype.
     """
     if outputs.ndim != 2 or outputs.shape[1] == 1:
         return outputs
     exact = outputs.double()
-    already = (exact >= 0).all(1) & ((exact.sum(1) - 1).abs() < 1e-3)
+    tolerance = max(1e-3, torch.finfo(outputs.dtype).eps)
+    already = (exact >= 0).all(1) & ((exact.sum(1) - 1).abs() < tolerance)
     return torch.where(already[:, None], outputs, outputs.softmax(1))
 
 
@@ -65,13 +67,26 @@ def select(outputs: Tensor, targets: Tensor | TargetFunction, score: Score = "lo
         TargetError: a class the outputs do not have, or a function that does not return one number a sample.
     """
     if not isinstance(targets, Tensor):
-        chosen = targets(outputs)
+        try:
+            chosen = targets(outputs)
+        except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TargetError(
+                f"a target function of outputs of shape {tuple(outputs.shape)}",
+                f"{type(error).__name__}: {error}",
+                "Call it on the model's outputs yourself to see where it fails.",
+            ) from error
         if not isinstance(chosen, Tensor) or chosen.shape != outputs.shape[:1]:
             received = tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
             raise TargetError(
                 f"a target function that returns a tensor ({len(outputs)},), one score a sample",
                 f"{received}",
                 "Return one number for each row of the outputs it is given.",
+            )
+        if not chosen.is_floating_point():
+            raise TargetError(
+                "a target function that returns floating-point scores",
+                f"{chosen.dtype}",
+                "Return outputs, not the indices of classes or the results of comparisons.",
             )
         return chosen
     if outputs.ndim > 2:

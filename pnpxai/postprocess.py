@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnpxai.errors import InputError
+from pnpxai.errors import InputError, ParameterError
 from pnpxai.tunable import Role, Tunable
 
 
@@ -142,34 +142,56 @@ class PostProcessor(Tunable):
     def __call__(self, maps: Tensor) -> Tensor:
         """One number a feature: ``(n, h, w)``, ``(n, t)`` or ``(n, d)``."""
         normalize = NormalizationFunction.resolve(self.normalization_fn)
-        if self.channel_dim is None or maps.ndim < 3:
-            return normalize(maps)
-        return normalize(PoolingFunction.resolve(self.pooling_fn)(maps, self.channel_dim))
+        axis = channel_axis(self.channel_dim, maps.ndim)
+        return normalize(maps if axis is None else PoolingFunction.resolve(self.pooling_fn)(maps, axis))
+
+
+def channel_axis(channel_dim: int | None, ndim: int) -> int | None:
+    """The channels' dimension counted from the front, or None: ``(n, d)`` has no channels.
+
+    Raises:
+        ParameterError: the batch dimension, or one that is not there.
+
+    Example:
+        >>> channel_axis(-1, 4), channel_axis(1, 2)
+        (3, None)
+    """
+    if channel_dim is None or ndim < 3:
+        return None
+    axis = channel_dim + ndim if channel_dim < 0 else channel_dim
+    if not 0 < axis < ndim:
+        raise ParameterError(
+            f"channel_dim to be a dimension of inputs with {ndim} dimensions, and not the batch's",
+            f"{channel_dim}",
+            "Use 1 for (n, c, h, w) and (n, c, t), -1 for channels last, None for no channels.",
+        )
+    return axis
 
 
 def feature_values(attributions: Any, inputs: Tensor, channel_dim: int | None) -> Tensor:
     """Check attributions against the inputs they explain and flatten them to one number a feature, ``(n, f)``.
 
-    Maps that still have channels are summed over them.
+    Maps that still have channels (the inputs' own or a single one) are summed over them.
 
     Raises:
         InputError: wrong type, wrong shape, or not finite.
+        ParameterError: inputs without a dimension ``channel_dim``.
     """
-    has_channels = channel_dim is not None and inputs.ndim > 2
+    axis = channel_axis(channel_dim, inputs.ndim)
     positions = list(inputs.shape)
-    if has_channels:
-        assert channel_dim is not None
-        del positions[channel_dim]
-    if isinstance(attributions, Tensor) and attributions.ndim == inputs.ndim and has_channels:
-        assert channel_dim is not None
-        attributions = attributions.sum(channel_dim)
-    if not isinstance(attributions, Tensor) or list(attributions.shape) != positions:
-        received = tuple(attributions.shape) if isinstance(attributions, Tensor) else type(attributions).__name__
+    allowed = [positions]
+    if axis is not None:
+        allowed.append([1 if each == axis else size for each, size in enumerate(positions)])
+        positions = positions[:axis] + positions[axis + 1 :]
+        allowed.append(positions)
+    shape = list(attributions.shape) if isinstance(attributions, Tensor) else None
+    if not isinstance(attributions, Tensor) or shape not in allowed:
         raise InputError(
             f"attributions of shape {tuple(positions)} (or the inputs' {tuple(inputs.shape)})",
-            f"{received}",
+            type(attributions).__name__ if shape is None else f"shape {tuple(shape)}",
             "Pass what attribute() returned for these inputs, or what a PostProcessor made of it.",
         )
     if not torch.isfinite(attributions).all():
         raise InputError("finite attributions", "NaN or infinity", "The explainer failed on these inputs.")
-    return attributions.detach().to(inputs.device, inputs.dtype).flatten(1)
+    values = attributions.detach().to(inputs.device, torch.promote_types(attributions.dtype, inputs.dtype))
+    return (values.sum(axis) if axis is not None and shape != positions else values).flatten(1)

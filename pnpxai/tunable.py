@@ -10,6 +10,7 @@ from abc import ABCMeta
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from optuna.distributions import (
     BaseDistribution,
@@ -77,10 +78,12 @@ def _check_declaration(cls: type[Tunable]) -> None:
     if "get_tunables" in cls.__dict__:
         raise DeclarationError("the search space in TUNABLES", f"{cls.__name__}.get_tunables", "Declare TUNABLES.")
     parameters = constructor_parameters(cls)
-    for name, each in parameters.items():
-        if each.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+    for each in parameters.values():
+        if each.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
             raise DeclarationError(
-                f"{cls.__name__}.__init__ to name each of its arguments", f"*{name}", "List the arguments one by one."
+                f"{cls.__name__}.__init__ to take each of its arguments by name",
+                f"{each} ({each.kind.description})",
+                "List the arguments one by one.",
             )
     for name in cls.BUDGET:
         if name not in cls.TUNABLES:
@@ -141,9 +144,12 @@ class Tunable(metaclass=_CheckedAtConstruction):
         params = self.get_params()
         for name, value in kwargs.items():
             head, _, rest = name.partition(".")
+            role = type(self).TUNABLES.get(head)
+            if rest and isinstance(params.get(head), str) and isinstance(role, type) and issubclass(role, Role):
+                params[head] = role.resolve(params[head])
             if rest and isinstance(params.get(head), Tunable):
                 value = params[head].set_kwargs(**{rest: value})
-            elif rest:
+            elif rest and head in params:
                 raise ParameterError(
                     f"{head} of {type(self).__name__} to be an object with parameters",
                     f"{params.get(head)!r}",
@@ -217,7 +223,8 @@ def suggest(
     Args:
         trial: a running Optuna trial (searches) or a frozen one (rebuilds).
         obj: where the arguments that are not tuned come from.
-        candidates: role to the objects that may fill it; a role without candidates stays as it is.
+        candidates: role to the objects that may fill it; a role without candidates stays as it is, and so does one
+            that ``obj`` fills with something of its own (a function, a tensor).
         prefix: put before each name in the study.
         budget: search what ``BUDGET`` names, too.
     """
@@ -225,6 +232,12 @@ def suggest(
     for name, space in _searched(obj, candidates or {}, budget):
         if isinstance(space, list):
             by_label = {_role_label(each): each for each in space}
+            if len(by_label) < len(space):
+                raise ParameterError(
+                    f"candidates for {name} with a name each",
+                    ", ".join(map(_role_label, space)),
+                    "Keep one of each name.",
+                )
             label = trial.suggest_categorical(prefix + name, list(by_label))
             chosen[name] = suggest(trial, by_label[label], candidates, prefix=f"{prefix}{name}.", budget=budget)
         elif isinstance(space, FloatDistribution):
@@ -261,6 +274,12 @@ def to_json(value: Any) -> Any:
         return {"class": type(value).__name__, "params": params}
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, torch.dtype | torch.device):
+        return str(value)
+    if isinstance(value, np.ndarray):
+        value = torch.as_tensor(value)
     if isinstance(value, torch.Tensor):
         data = value.detach().cpu().contiguous()
         digest = hashlib.sha256(data.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
@@ -280,7 +299,12 @@ def _searched(obj: Tunable, candidates: Candidates, budget: bool) -> Iterator[tu
         if isinstance(space, BaseDistribution):
             yield name, space
         elif space in candidates:
-            yield name, list(candidates[space])
+            own = getattr(obj, name)
+            if isinstance(own, str) and issubclass(space, Role):
+                own = space.resolve(own)
+            if isinstance(own, space):
+                others = [each for each in candidates[space] if _role_label(each) != _role_label(own)]
+                yield name, [own, *others]
 
 
 def _as_plain(space: BaseDistribution | type[Tunable]) -> tuple[type, dict[str, Any]]:
@@ -306,6 +330,14 @@ def _role_label(value: Tunable) -> str:
 def _same(mine: Any, other: Any) -> bool:
     if mine is other:
         return True
-    if isinstance(mine, torch.Tensor) or isinstance(other, torch.Tensor):
-        return isinstance(mine, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(mine, other)
-    return type(mine) is type(other) and bool(mine == other)
+    if type(mine) is not type(other):
+        return False
+    if isinstance(mine, torch.Tensor):
+        return mine.dtype == other.dtype and torch.equal(mine, other)
+    if isinstance(mine, np.ndarray):
+        return mine.dtype == other.dtype and np.array_equal(mine, other)
+    if isinstance(mine, tuple | list):
+        return len(mine) == len(other) and all(map(_same, mine, other))
+    if isinstance(mine, Mapping):
+        return list(mine) == list(other) and all(_same(mine[key], other[key]) for key in mine)
+    return bool(mine == other)

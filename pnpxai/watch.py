@@ -22,7 +22,6 @@ _KEEPS_SCORES = frozenset(
     | {"__getitem__", "softcap", "type_as", "half", "bfloat16"}
 )
 
-
 _SYNONYMS = {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub"}
 
 
@@ -88,7 +87,7 @@ class Watch(TorchFunctionMode):
         """Record the call, then make it."""
         result = func(*args, **(kwargs or {}))
         name = plain_name(getattr(func, "__name__", ""))
-        tensors = [each for each in _flat(args) if isinstance(each, Tensor)]
+        tensors = [each for each in _flat((*args, *(kwargs or {}).values())) if isinstance(each, Tensor)]
         path, module = self._stack[-1]
         has_parameter = any(isinstance(each, nn.Parameter) for each in tensors)
         self.operations.append(Operation(name, path, module, has_parameter, self._attends(name, tensors, result)))
@@ -124,9 +123,7 @@ def plain_name(name: str) -> str:
         name = inner if inner in operators else name
     if name.endswith("_") and not name.endswith("__"):
         name = name[:-1]
-    return {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub"}.get(
-        name, name
-    )
+    return _SYNONYMS.get(name, name)
 
 
 def watch(

@@ -1,5 +1,31 @@
 """The explainers; importing this module registers each of them in `EXPLAINERS`."""
 
 from pnpxai.explainers._base import EXPLAINERS, Explainer
+from pnpxai.explainers.grad_cam import GradCam
+from pnpxai.explainers.gradient import Gradient, GradientXInput
+from pnpxai.explainers.integrated_gradients import IntegratedGradients
+from pnpxai.explainers.lrp import LRPBase, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
+from pnpxai.explainers.mp import MP
+from pnpxai.explainers.relax import RELAX, RelaxExplanation
+from pnpxai.explainers.rise import RISE
+from pnpxai.explainers.smooth_grad import SmoothGrad, VarGrad
 
-__all__ = ["EXPLAINERS", "Explainer"]
+__all__ = [
+    "EXPLAINERS",
+    "Explainer",
+    "GradCam",
+    "Gradient",
+    "GradientXInput",
+    "IntegratedGradients",
+    "LRPBase",
+    "LRPEpsilonAlpha2Beta1",
+    "LRPEpsilonGammaBox",
+    "LRPEpsilonPlus",
+    "LRPUniformEpsilon",
+    "MP",
+    "RELAX",
+    "RISE",
+    "RelaxExplanation",
+    "SmoothGrad",
+    "VarGrad",
+]

@@ -121,16 +121,25 @@ class Explainer(Tunable, ABC):
 def _like_inputs(maps: Tensor | Sequence[Tensor], inputs: Any, request: Request) -> Any:
     """Check the maps against the inputs and give them the device, dtype and structure of what came in."""
     several = tuple(maps) if isinstance(maps, tuple | list) else (maps,)
-    for each, explained in zip(several, request.inputs, strict=True):
-        same = each.shape == explained.shape
-        one_channel = each.ndim == explained.ndim and each.shape[:1] + each.shape[2:] == (
-            explained.shape[:1] + explained.shape[2:]
+    if len(several) != len(request.inputs) or not all(isinstance(each, Tensor) for each in several):
+        raise ExplanationError(
+            f"a map for each of {len(request.inputs)} inputs",
+            ", ".join(type(each).__name__ for each in several) or "none",
+            "This is a fault of the explainer.",
         )
-        if not same and not (one_channel and each.shape[1] == 1):
+    for each, explained in zip(several, request.inputs, strict=True):
+        one_channel = (len(explained), 1, *explained.shape[2:])
+        if each.shape != explained.shape and (explained.ndim < 3 or tuple(each.shape) != one_channel):
             raise ExplanationError(
                 f"a map of the inputs' shape {tuple(explained.shape)}",
                 f"{tuple(each.shape)}",
                 "This is a fault of the explainer.",
+            )
+        if not torch.isfinite(each).all():
+            raise ExplanationError(
+                "a finite map",
+                "NaN or infinity in it",
+                "Check that the model's outputs and gradients are finite on these inputs, or try model.double().",
             )
     origin = inputs if isinstance(inputs, Tensor) else inputs[0] if isinstance(inputs, tuple | list) else None
     like = origin if isinstance(origin, Tensor) and origin.is_floating_point() else request.inputs[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +26,7 @@ class Metric(Tunable, ABC):
 
     Attributes:
         HIGHER_IS_BETTER: the direction of the score.
+        ORDER_ONLY: only the order of the features counts, so that normalising a map changes nothing.
 
     Args:
         model: the model that was explained.
@@ -35,6 +38,7 @@ class Metric(Tunable, ABC):
     """
 
     HIGHER_IS_BETTER: ClassVar[bool]
+    ORDER_ONLY: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,18 +75,31 @@ class Metric(Tunable, ABC):
             InputError: attributions that do not fit the inputs.
             ParameterError: neither attributions nor an explainer.
         """
+        with self.prepared(inputs, targets, attributions) as (request, values):
+            return self.evaluate_request(request, values)
+
+    @contextlib.contextmanager
+    def prepared(
+        self, inputs: Any, targets: Targets = None, attributions: Any = None
+    ) -> Iterator[tuple[Request, Tensor]]:
+        """The checked request and one number a feature ``(n, f)``, with the model guarded inside the block."""
         model_reference(self.model)
         if attributions is None:
             attributions = self.need_explainer().attribute(inputs, targets)
+        if isinstance(attributions, tuple) and len(attributions) == 1:
+            attributions = attributions[0]
         with guard(self.model), torch.inference_mode(False):
             request = Request.build(
                 self.model, inputs, targets, self.forward_arg_extractor, self.additional_forward_arg_extractor
             )
-            values = feature_values(attributions, request.input, self.channel_dim)
-            return self.score(request, values)
+            yield request, self.feature_values(attributions, request.input)
+
+    def feature_values(self, attributions: Any, inputs: Tensor) -> Tensor:
+        """One number a feature, ``(n, f)``, from maps of ``inputs``; channels are summed."""
+        return feature_values(attributions, inputs, self.channel_dim)
 
     @abstractmethod
-    def score(self, request: Request, values: Tensor) -> Tensor:
+    def evaluate_request(self, request: Request, values: Tensor) -> Tensor:
         """The metric itself: ``(n,)`` from one number a feature, ``values`` ``(n, f)``."""
 
     def need_explainer(self) -> Explainer:

@@ -1,1 +1,9 @@
-"""To be written."""
+"""Tuning: one Optuna study over explainers, their parameters and post-processing, judged on unseen samples."""
+
+from pnpxai.tuning._controls import CONTROLS
+from pnpxai.tuning._objective import Objective
+from pnpxai.tuning._result import Configuration, Entry, TuneResult
+from pnpxai.tuning._statistics import Gain
+from pnpxai.tuning._tune import metric_for, tune
+
+__all__ = ["CONTROLS", "Configuration", "Entry", "Gain", "Objective", "TuneResult", "metric_for", "tune"]

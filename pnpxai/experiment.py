@@ -1,0 +1,413 @@
+"""An experiment: a model and a data set, explained, scored and tuned by ids, names, classes or instances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pnpxai.errors import ParameterError, TargetError, unknown_name
+from pnpxai.explainers import Explainer
+from pnpxai.forward import Extractor, Request, model_reference
+from pnpxai.guard import guard
+from pnpxai.metrics import AbPC, Complexity, Metric, MuFidelity, Sensitivity
+from pnpxai.modality import Image, Modality, Tabular, TimeSeries, modality_for
+from pnpxai.postprocess import PostProcessor
+from pnpxai.recommender import ExplainerLike, Recommendation, explainers_for, recommend
+from pnpxai.samples import Ids, Samples
+from pnpxai.tuning import TuneResult, metric_for, tune
+
+Choice: TypeAlias = Any
+T = TypeVar("T")
+
+
+class Experiment:
+    """Explainers × post-processors × metrics over a data set, each map and score computed once.
+
+    Args:
+        model: never changed.
+        data: a DataLoader, a Dataset, a list of samples, or a tensor ``(n, …)`` of inputs. Ids count samples in the
+            data set's own order, also where a loader shuffles.
+        modality: a name, class or object of `pnpxai.modality`; None guesses from the inputs.
+        explainers: names, classes or instances; None for those that `recommend` proves to fit.
+        postprocessors: objects; None for the modality's usual one.
+        metrics: names, classes or instances; None for `AbPC`.
+        input_extractor: from a batch to the model's inputs. Default: the first element of a tuple or list.
+        label_extractor: from a batch to the labels. Default: the last element of a tuple or list.
+        target_extractor: from the model's outputs (from the labels, if ``target_labels``) to class indices ``(n,)``.
+            Default: the highest output, or the labels themselves.
+        target_labels: explain the labels, not the predictions.
+        forward_arg_extractor: as for explainers.
+        additional_forward_arg_extractor: as for explainers.
+        batch_size: samples in hand at once, where the data have no batch size of their own.
+    """
+
+    DEFAULT_METRICS: ClassVar[tuple[type[Metric], ...]] = (AbPC,)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        modality: str | type[Modality] | Modality | None = None,
+        explainers: Sequence[ExplainerLike] | None = None,
+        postprocessors: Sequence[PostProcessor] | None = None,
+        metrics: Sequence[str | type[Metric] | Metric] | None = None,
+        input_extractor: Extractor | None = None,
+        label_extractor: Extractor | None = None,
+        target_extractor: Callable[[Tensor], Tensor] | None = None,
+        target_labels: bool = False,
+        forward_arg_extractor: Extractor | None = None,
+        additional_forward_arg_extractor: Extractor | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.chosen_modality = modality
+        self.chosen_explainers = explainers
+        self.chosen_postprocessors = postprocessors
+        self.chosen_metrics = metrics
+        self.input_extractor = input_extractor or _first
+        self.label_extractor = label_extractor or _last
+        self.target_extractor = target_extractor
+        self.target_labels = target_labels
+        self.forward_arg_extractor = forward_arg_extractor
+        self.additional_forward_arg_extractor = additional_forward_arg_extractor
+        self.batch_size = batch_size
+        self.tuned: TuneResult | None = None
+        self._maps: dict[tuple[Explainer, int], Tensor] = {}
+        self._scores: dict[tuple[Explainer, PostProcessor, Metric, int], float | str] = {}
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The data by id."""
+        return Samples(self.data)
+
+    def inputs(self, data_ids: Ids = None) -> Any:
+        """The model's inputs of some samples."""
+        return self.input_extractor(self.samples.batch(data_ids))
+
+    def labels(self, data_ids: Ids = None) -> Any:
+        """The labels of some samples."""
+        return self.label_extractor(self.samples.batch(data_ids))
+
+    def targets(self, data_ids: Ids = None) -> Tensor:
+        """What is explained: class indices ``(n,)`` on the CPU."""
+        batch = self.samples.batch(data_ids)
+        if self.target_labels:
+            chosen = self.label_extractor(batch)
+            chosen = self.target_extractor(chosen) if self.target_extractor else chosen
+            return torch.as_tensor(chosen).cpu()
+        model_reference(self.model)
+        with guard(self.model), torch.inference_mode(False):
+            request = Request.build(
+                self.model,
+                self.input_extractor(batch),
+                None,
+                self.forward_arg_extractor,
+                self.additional_forward_arg_extractor,
+            )
+            found = self.target_extractor(request.outputs) if self.target_extractor else request.targets
+        if not isinstance(found, Tensor) or found.shape != (len(request),):
+            received = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise TargetError(
+                f"target_extractor to return class indices ({len(request)},)", f"{received}", "Use outputs.argmax(-1)."
+            )
+        return found.cpu()
+
+    @cached_property
+    def recommendation(self) -> Recommendation:
+        """What fits the model, tried on the first sample."""
+        return recommend(
+            self.model,
+            self.inputs([0]),
+            self.targets([0]),
+            modality=self.modality,
+            forward_arg_extractor=self.forward_arg_extractor,
+            additional_forward_arg_extractor=self.additional_forward_arg_extractor,
+        )
+
+    @cached_property
+    def modality(self) -> Modality:
+        """The kind of data."""
+        inputs = self.inputs([0])
+        explained = self.forward_arg_extractor(inputs) if self.forward_arg_extractor else inputs
+        explained = explained[0] if isinstance(explained, tuple | list) else explained
+        return modality_for(self.chosen_modality, explained)
+
+    @cached_property
+    def explainers(self) -> list[Explainer]:
+        """The explainers, by id."""
+        if self.chosen_explainers is None:
+            return list(self.recommendation.explainers)
+        return explainers_for(
+            self.model, self.chosen_explainers, self.forward_arg_extractor, self.additional_forward_arg_extractor
+        )
+
+    @cached_property
+    def postprocessors(self) -> list[PostProcessor]:
+        """The post-processors, by id."""
+        if self.chosen_postprocessors is None:
+            return [self.modality.postprocessor]
+        return list(self.chosen_postprocessors)
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """The metrics, by id."""
+        made = []
+        for each in self.DEFAULT_METRICS if self.chosen_metrics is None else self.chosen_metrics:
+            metric = metric_for(each, self.model, self.forward_arg_extractor, self.additional_forward_arg_extractor)
+            given = isinstance(each, Metric)
+            made.append(metric if given else metric.set_kwargs(channel_dim=self.modality.channel_dim))
+        return made
+
+    def explain(self, explainer: Choice, data_ids: Ids = None) -> Tensor:
+        """Raw maps of some samples by one explainer; kept, so that each is made once."""
+        chosen = _pick("explainer", explainer, self.explainers)
+        ids = self.samples.ids(data_ids)
+        missing = [i for i in ids if (chosen, i) not in self._maps]
+        for part in _parts(missing, self.batch_size):
+            maps = chosen.attribute(self.inputs(part), self.targets(part))
+            for i, each in zip(part, maps, strict=True):
+                self._maps[chosen, i] = each.detach().cpu()
+        return torch.stack([self._maps[chosen, i] for i in ids])
+
+    def run_batch(
+        self, explainer_id: Choice = 0, postprocessor_id: Choice = 0, metric_id: Choice = 0, data_ids: Ids = None
+    ) -> dict[str, Any]:
+        """One explainer, one post-processor and one metric on some samples.
+
+        Returns:
+            ``inputs, labels, targets, explanation`` (raw), ``postprocessed`` and ``evaluation`` ``(n,)``.
+        """
+        explainer = _pick("explainer", explainer_id, self.explainers)
+        postprocessor = _pick("post-processor", postprocessor_id, self.postprocessors)
+        metric = _pick("metric", metric_id, self.metrics).set_kwargs(explainer=explainer)
+        ids = self.samples.ids(data_ids)
+        inputs, targets = self.inputs(ids), self.targets(ids)
+        raw = self.explain(explainer, ids)
+        maps = postprocessor(raw)
+        return {
+            "inputs": inputs,
+            "labels": self.labels(ids),
+            "targets": targets,
+            "explanation": raw,
+            "postprocessed": maps,
+            "evaluation": metric.evaluate(inputs, targets, maps),
+        }
+
+    def run(self, data_ids: Ids = None, progress: bool = True) -> pd.DataFrame:
+        """Every explainer with every post-processor by every metric on every sample.
+
+        A combination that fails is a row with its reason, and the run goes on.
+
+        Returns:
+            One row a score: ``data_id, explainer, postprocessor, metric, score, failure``.
+        """
+        ids = self.samples.ids(data_ids)
+        combinations = [(e, p, m) for e in self.explainers for p in self.postprocessors for m in self.metrics]
+        for explainer, postprocessor, metric in tqdm(combinations, desc="running", disable=not progress):
+            for part in _parts(
+                [i for i in ids if (explainer, postprocessor, metric, i) not in self._scores], self.batch_size
+            ):
+                try:
+                    scores: Sequence[float | str] = self.run_batch(explainer, postprocessor, metric, part)[
+                        "evaluation"
+                    ].tolist()
+                except Exception as error:
+                    scores = [str(error) or type(error).__name__] * len(part)
+                self._scores.update(
+                    {(explainer, postprocessor, metric, i): s for i, s in zip(part, scores, strict=True)}
+                )
+        return self.results
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """All scores so far, as `run` returns them."""
+        return pd.DataFrame(
+            [
+                {
+                    "data_id": i,
+                    "explainer": type(explainer).__name__,
+                    "postprocessor": _shown(postprocessor),
+                    "metric": type(metric).__name__,
+                    "score": math.nan if isinstance(score, str) else score,
+                    "failure": score if isinstance(score, str) else "",
+                }
+                for (explainer, postprocessor, metric, i), score in self._scores.items()
+            ],
+            columns=["data_id", "explainer", "postprocessor", "metric", "score", "failure"],
+        )
+
+    @property
+    def leaderboard(self) -> pd.DataFrame:
+        """Mean scores, one row an explainer and post-processor, one column a metric, best by the first metric first."""
+        if not self._scores:
+            self.run()
+        first = self.metrics[0]
+        table = self.results.pivot_table(
+            index=["explainer", "postprocessor"], columns="metric", values="score", aggfunc="mean", dropna=True
+        )
+        name = type(first).__name__
+        columns = [name, *(each for each in table.columns if each != name)] if name in table else list(table.columns)
+        ascending = not type(first).HIGHER_IS_BETTER
+        return table[columns].sort_values(columns[0], ascending=ascending).reset_index().rename_axis(columns=None)
+
+    def optimize(
+        self,
+        data_ids: Ids = None,
+        explainer_id: Choice | None = None,
+        metric_id: Choice = 0,
+        direction: Literal["maximize", "minimize"] | None = None,
+        sampler: Any = "tpe",
+        n_trials: int = 50,
+        timeout: float | None = None,
+        seed: int | None = 0,
+        **options: Any,
+    ) -> TuneResult:
+        """Tune one explainer, or all of them in one study; see `pnpxai.tune`, which takes the ``options``.
+
+        Args:
+            data_ids: samples to tune and judge on; None for all.
+            explainer_id: an id, name, class or instance; None for all explainers.
+            metric_id: an id, name, class or instance.
+            direction: checked against the metric's own; None takes that.
+            sampler: as for `tune`.
+            n_trials: as for `tune`.
+            timeout: as for `tune`.
+            seed: as for `tune`; None is 0.
+            **options: as for `tune`.
+
+        Raises:
+            ParameterError: a direction that the metric does not have.
+        """
+        metric = _pick("metric", metric_id, self.metrics)
+        natural = "maximize" if type(metric).HIGHER_IS_BETTER else "minimize"
+        if direction not in (None, natural):
+            raise ParameterError(
+                f"direction {natural!r} for {type(metric).__name__}",
+                f"{direction!r}",
+                f"A {'higher' if natural == 'maximize' else 'lower'} score is better here; leave direction out.",
+            )
+        chosen = self.explainers if explainer_id is None else [_pick("explainer", explainer_id, self.explainers)]
+        ids = self.samples.ids(data_ids)
+        self.tuned = tune(
+            self.model,
+            self.inputs(ids),
+            self.targets(ids),
+            explainers=chosen,
+            metric=metric,
+            modality=self.modality,
+            postprocessor=self.postprocessors[0],
+            sampler=sampler,
+            n_trials=n_trials,
+            timeout=timeout,
+            seed=0 if seed is None else seed,
+            forward_arg_extractor=self.forward_arg_extractor,
+            additional_forward_arg_extractor=self.additional_forward_arg_extractor,
+            **options,
+        )
+        return self.tuned
+
+    def report(self, path: str | Path, **options: Any) -> Path:
+        """Write the report of the last `optimize` (run now over all explainers if there was none)."""
+        return (self.tuned or self.optimize()).report(path, **options)
+
+
+class AutoExplanation(Experiment):
+    """An experiment with everything chosen: recommended explainers, all post-processors, the usual metrics."""
+
+    DEFAULT_METRICS = (MuFidelity, AbPC, Sensitivity, Complexity)
+    MODALITY: ClassVar[type[Modality] | None] = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        modality: str | type[Modality] | Modality | None = None,
+        input_extractor: Extractor | None = None,
+        label_extractor: Extractor | None = None,
+        target_extractor: Callable[[Tensor], Tensor] | None = None,
+        target_labels: bool = False,
+        channel_dim: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            model,
+            data,
+            modality if modality is not None or self.MODALITY is None else self.MODALITY,
+            input_extractor=input_extractor,
+            label_extractor=label_extractor,
+            target_extractor=target_extractor,
+            target_labels=target_labels,
+            **options,
+        )
+        self.channel_dim = channel_dim
+
+    @cached_property
+    def modality(self) -> Modality:
+        """The kind of data, with the channel dimension if one was given."""
+        found = super().modality
+        return found if self.channel_dim is None else found.set_kwargs(channel_dim=self.channel_dim)
+
+    @cached_property
+    def postprocessors(self) -> list[PostProcessor]:
+        """Every pooling with every normalisation, the usual one first."""
+        return self.modality.postprocessors
+
+
+class AutoExplanationForImageClassification(AutoExplanation):
+    """`AutoExplanation` for images ``(n, c, h, w)``."""
+
+    MODALITY = Image
+
+
+class AutoExplanationForTSClassification(AutoExplanation):
+    """`AutoExplanation` for series ``(n, c, t)``."""
+
+    MODALITY = TimeSeries
+
+
+class AutoExplanationForTabularClassification(AutoExplanation):
+    """`AutoExplanation` for feature vectors ``(n, d)``."""
+
+    MODALITY = Tabular
+
+
+def _pick(kind: str, choice: Any, listed: Sequence[T]) -> T:
+    """One of the listed by id, name, class or instance."""
+    if isinstance(choice, int) and not isinstance(choice, bool):
+        if -len(listed) <= choice < len(listed):
+            return listed[choice]
+        raise ParameterError(
+            f"the id of a {kind} from 0 to {len(listed) - 1}", f"{choice}", "Choose among those there are."
+        )
+    for each in listed:
+        if each is choice or each == choice or type(each) is choice:
+            return each
+        if isinstance(choice, str) and type(each).__name__.lower() == choice.lower():
+            return each
+    raise unknown_name(kind, choice, [type(each).__name__ for each in listed])
+
+
+def _first(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, tuple | list) else batch
+
+
+def _last(batch: Any) -> Any:
+    return batch[-1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+
+
+def _parts(ids: Sequence[int], size: int) -> list[list[int]]:
+    return [list(ids[start : start + size]) for start in range(0, len(ids), size)]
+
+
+def _shown(postprocessor: PostProcessor) -> str:
+    parts = (postprocessor.pooling_fn, postprocessor.normalization_fn)
+    return "+".join(each if isinstance(each, str) else each.NAME for each in parts)

@@ -1,0 +1,111 @@
+"""Gradients of the targets' scores, a chunk at a time, in whatever gradient mode the caller is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pnpxai.errors import ModelError, UnsupportedModelError
+from pnpxai.forward import Request, default_chunk_size, out_of_memory
+
+
+def in_chunks(request: Request, n_items: int, run: Callable[[int, int], object]) -> None:
+    """Call ``run(start, stop)`` over all items; a chunk that runs out of memory is halved and run again.
+
+    Raises:
+        ModelError: a single item does not fit in memory.
+    """
+    _ = request.targets  # where these are the predicted classes, the model is asked before any graph or hook is there
+    size = min(request.chunk_size or default_chunk_size(request.inputs), n_items)
+    start = 0
+    while start < n_items:
+        stop = min(start + size, n_items)
+        try:
+            run(start, stop)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            if size == 1:
+                raise ModelError(
+                    "enough memory for one input and its gradient",
+                    f"{error}",
+                    "Use smaller inputs or another device, or a method that needs no gradients.",
+                ) from error
+            size = max(1, size // 2)
+            request.chunk_size = size
+            continue
+        start = stop
+
+
+@contextlib.contextmanager
+def backward_errors(request: Request) -> Iterator[None]:
+    """Give what torch raises while it goes backward through the model the context a user needs.
+
+    Raises:
+        ModelError: the backward pass failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        raise ModelError(
+            "a model that torch can go backward through",
+            f"{type(error).__name__} from the backward pass of {type(request.model).__name__}: {error}",
+            "Call backward on the model's outputs yourself to see where it fails.",
+        ) from error
+
+
+def differentiable(scores: Tensor, request: Request) -> Tensor:
+    """The scores, if a gradient can be taken of them.
+
+    Raises:
+        UnsupportedModelError: they do not depend on the inputs through operations with gradients.
+    """
+    if scores.requires_grad:
+        return scores
+    raise UnsupportedModelError(
+        f"a score that depends on the inputs of {type(request.model).__name__} by operations with gradients",
+        "a score without a gradient",
+        "Look for detach(), no_grad() or whole numbers in forward or in the target function, or use RISE.",
+    )
+
+
+def score_gradients(request: Request, rows: Sequence[Tensor], index: Tensor) -> tuple[Tensor, ...]:
+    """The gradient of each row's score with respect to that row.
+
+    Args:
+        request: the batch being explained.
+        rows: tensors ``(m, …)``, changed versions of the request's inputs.
+        index: ``(m,)``, the sample each row comes from.
+
+    Returns:
+        One gradient for each of ``rows``, of its shape; zeros where the score does not depend on it.
+
+    Raises:
+        UnsupportedModelError: the scores have no gradient.
+        ModelError: the model fails forward or backward.
+    """
+    leaves = [each.detach().requires_grad_() for each in rows]
+    with torch.enable_grad():
+        scores = differentiable(request.scores([each.clone() for each in leaves], index), request)
+        with backward_errors(request):
+            found = torch.autograd.grad(scores.sum(), leaves, allow_unused=True)
+    return tuple(torch.zeros_like(leaf) if each is None else each for leaf, each in zip(leaves, found, strict=True))
+
+
+def gradients(request: Request) -> tuple[Tensor, ...]:
+    """The gradient of each sample's score at the inputs themselves, one ``(n, …)`` for each of ``request.inputs``."""
+    kept: list[tuple[Tensor, ...]] = []
+    device = request.inputs[0].device
+    in_chunks(
+        request,
+        len(request),
+        lambda start, stop: kept.append(
+            score_gradients(request, request.rows(start, stop), torch.arange(start, stop, device=device))
+        ),
+    )
+    return tuple(torch.cat(each) for each in zip(*kept, strict=True))

@@ -1,0 +1,201 @@
+"""Layer-wise relevance propagation by zennit's composites, for models in which every operation has a correct rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from optuna.distributions import FloatDistribution
+from torch import Tensor, nn
+
+from pnpxai.errors import ParameterError, UnsupportedOperationError
+from pnpxai.explainers._lrp import LRPBase
+from pnpxai.explainers._lrp_check import GraphWatch, first_weighted
+from pnpxai.forward import Extractor, Request
+from pnpxai.limits import Within
+from pnpxai.modules import Convolution, Linear
+
+if TYPE_CHECKING:
+    from zennit.canonizers import Canonizer
+    from zennit.core import Composite
+
+__all__ = ["LRPBase", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon"]
+
+
+class LRPUniformEpsilon(LRPBase):
+    """The ε-rule on every layer with weights: ``R_i = Σ_j x_i w_ij / (z_j + ε · sign z_j) · R_j``.
+
+    Bach et al., 2015 (doi 10.1371/journal.pone.0130140), equation 58, with the bias part of ``z``.
+
+    The arguments are those of `LRPBase`.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[2.0, -1.0]]))
+        >>> LRPUniformEpsilon(model, epsilon=2.0).attribute(torch.tensor([[3.0, 4.0]])).tolist()
+        [[3.0, -2.0]]
+    """
+
+    SUPPORTED_MODULES = (Linear, Convolution)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward_arg_extractor: Extractor | None = None,
+        additional_forward_arg_extractor: Extractor | None = None,
+        epsilon: float = 0.25,
+        stabilizer: float = 1e-6,
+        zennit_canonizers: Sequence[Canonizer] | None = None,
+        layer: str | nn.Module | None = None,
+        n_classes: int | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            forward_arg_extractor,
+            additional_forward_arg_extractor,
+            epsilon,
+            stabilizer,
+            zennit_canonizers,
+            layer,
+            n_classes,
+        )
+
+    @property
+    def zennit_composite(self) -> Composite:
+        """ε everywhere."""
+        from zennit.composites import LayerMapComposite, layer_map_base
+        from zennit.rules import Epsilon
+        from zennit.types import Linear as AnyLinear
+
+        return LayerMapComposite([*layer_map_base(self.stabilizer), (AnyLinear, Epsilon(self.epsilon))])
+
+
+class LRPEpsilonPlus(LRPBase):
+    """The z⁺-rule on convolutions, the ε-rule on linear layers (zennit's ``EpsilonPlus``).
+
+    z⁺ hands relevance down along positive contributions only (Montavon et al., 2017, arXiv 1512.02479).
+
+    The arguments are those of `LRPBase`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv1d(1, 1, 2, bias=False), nn.Flatten())
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[[2.0, -1.0]]]))
+        >>> maps = LRPEpsilonPlus(model).attribute(torch.tensor([[[3.0, 4.0]]]))
+        >>> [round(each, 3) for each in maps.flatten().tolist()]
+        [2.0, 0.0]
+    """
+
+    SUPPORTED_MODULES = (Linear, Convolution)
+
+    @property
+    def zennit_composite(self) -> Composite:
+        """z⁺ and ε."""
+        from zennit.composites import EpsilonPlus
+
+        return EpsilonPlus(epsilon=self.epsilon, stabilizer=self.stabilizer)
+
+
+class LRPEpsilonAlpha2Beta1(LRPBase):
+    """The αβ-rule with α = 2, β = 1 on convolutions, the ε-rule on linear layers (zennit's ``EpsilonAlpha2Beta1``).
+
+    Positive contributions get twice the relevance and negative ones minus once (Bach et al., 2015, equation 60).
+
+    The arguments are those of `LRPBase`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv1d(1, 1, 2, bias=False), nn.Flatten())
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[[2.0, -1.0]]]))
+        >>> maps = LRPEpsilonAlpha2Beta1(model).attribute(torch.tensor([[[3.0, 4.0]]]))
+        >>> [round(each, 3) for each in maps.flatten().tolist()]
+        [4.0, -2.0]
+    """
+
+    SUPPORTED_MODULES = (Linear, Convolution)
+
+    @property
+    def zennit_composite(self) -> Composite:
+        """αβ and ε."""
+        from zennit.composites import EpsilonAlpha2Beta1
+
+        return EpsilonAlpha2Beta1(epsilon=self.epsilon, stabilizer=self.stabilizer)
+
+
+class LRPEpsilonGammaBox(LRPBase):
+    """zB on the first convolution, γ on the others, ε on linear layers (zennit's ``EpsilonGammaBox``).
+
+    Montavon et al., 2019 (doi 10.1007/978-3-030-28954-6_10), table 10.1. In a model without convolutions only ε acts.
+
+    Args, besides those of `LRPBase`:
+        low: the lowest value an input element can have, a number or one a channel ``(1, c, 1, 1)``.
+        high: the highest. The zB-rule keeps signs only for inputs between the two.
+        gamma: of the γ-rule; larger favours positive contributions more.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv1d(1, 1, 2, bias=False), nn.Flatten())
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[[2.0, -1.0]]]))
+        >>> maps = LRPEpsilonGammaBox(model, low=0.0, high=4.0).attribute(torch.tensor([[[3.0, 4.0]]]))
+        >>> [round(each, 3) for each in maps.flatten().tolist()]
+        [2.0, 0.0]
+    """
+
+    SUPPORTED_MODULES = (Convolution,)
+    TUNABLES = {**LRPBase.TUNABLES, "gamma": FloatDistribution(1e-6, 1.0, log=True)}
+    LIMITS = {**LRPBase.LIMITS, "gamma": Within(0.0)}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward_arg_extractor: Extractor | None = None,
+        additional_forward_arg_extractor: Extractor | None = None,
+        low: float | Tensor = -3.0,
+        high: float | Tensor = 3.0,
+        epsilon: float = 1e-6,
+        gamma: float = 0.25,
+        stabilizer: float = 1e-6,
+        zennit_canonizers: Sequence[Canonizer] | None = None,
+        layer: str | nn.Module | None = None,
+        n_classes: int | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            forward_arg_extractor,
+            additional_forward_arg_extractor,
+            epsilon,
+            stabilizer,
+            zennit_canonizers,
+            layer,
+            n_classes,
+        )
+        self.low = low
+        self.high = high
+        self.gamma = gamma
+
+    @property
+    def zennit_composite(self) -> Composite:
+        """zB, γ and ε.
+
+        Raises:
+            ParameterError: ``low`` is above ``high``.
+        """
+        from zennit.composites import EpsilonGammaBox
+
+        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        if (low > high).any():
+            raise ParameterError("low to be at most high", f"low={self.low}, high={self.high}", "Swap the two.")
+        return EpsilonGammaBox(low=low, high=high, epsilon=self.epsilon, gamma=self.gamma, stabilizer=self.stabilizer)
+
+    def check_model(self, request: Request) -> GraphWatch:
+        """Refuse also a model whose first convolution, by definition, is not the first layer that runs."""
+        watched = super().check_model(request)
+        first = first_weighted(request.model, watched)
+        convolutions = [
+            name for name, each in request.model.named_modules() if isinstance(each, nn.modules.conv._ConvNd)
+        ]
+        if convolutions and convolutions[0] != first:
+            raise UnsupportedOperationError(
+                "the first convolution that the model defines to be the first layer that runs, as it gets the zB-rule",
+                f"{convolutions[0]} defined first, {first} run first",
+                "Use LRPEpsilonPlus, or define the layers in the order in which they run.",
+            )
+        return watched

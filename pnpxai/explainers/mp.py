@@ -1,0 +1,233 @@
+"""Meaningful perturbation: the smallest region whose blur destroys the class, or whose sharpness keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # its usual name
+from optuna.distributions import FloatDistribution, IntDistribution
+from torch import Tensor, nn
+
+from pnpxai.errors import ModelError, ParameterError
+from pnpxai.explainers._base import ANY_MODULE, Explainer
+from pnpxai.explainers._gradients import backward_errors, differentiable, in_chunks
+from pnpxai.explainers._seeds import generator_for
+from pnpxai.forward import Extractor, Request
+from pnpxai.limits import OneOf, WholeWithin, Within
+from pnpxai.tunable import choices
+
+NOISE = 0.2
+"""Deviation of the noise of ``add_noise``, in deviations of the image."""
+JITTER = 56
+"""``add_noise`` shifts an image by up to this fraction of its sides: 4 of 224 pixels."""
+
+
+class MP(Explainer):
+    """Meaningful perturbation (Fong and Vedaldi, ICCV 2017, arXiv 1704.03296).
+
+    Adam optimises a low-resolution mask ``m`` in [0, 1], kept (1) or blurred (0), with ``f`` the target's probability
+    and ``Φ(m) = up(m)·x + (1 - up(m))·blur(x)``:
+
+    * ``"destructive"`` minimises ``f(Φ(m)) + l1_coeff·A(1 - m) + tv_coeff·V(m)``; the map is ``1 - up(m)``.
+    * ``"constructive"`` minimises ``-f(Φ(m)) + l1_coeff·A(m) + tv_coeff·V(m)``; the map is ``up(m)``.
+
+    ``A`` is the mean absolute value over the mask's cells; ``V`` the mean of ``|difference|^tv_beta`` over vertical
+    neighbours plus that over horizontal ones. Means, so that a coefficient is worth the same in probability at every
+    ``mask_shape``. Maps ``(n, 1, h, w)`` in [0, 1], high where relevant. Images are independent of one another.
+
+    Args:
+        model: a differentiable model of images ``(n, c, h, w)``.
+        forward_arg_extractor: see `Explainer`.
+        additional_forward_arg_extractor: see `Explainer`.
+        tv_beta: exponent of the differences; above 1, one sharp edge costs more than a ramp.
+        lr: Adam's step.
+        max_iter: steps; each costs a forward and a backward pass.
+        l1_coeff: price of area; larger, smaller regions.
+        tv_coeff: price of edges; larger, smoother regions.
+        mask_shape: cells of the mask.
+        add_noise: at each step, shift the images by up to a 56th of their sides (the paper's jitter) and add noise of
+            0.2 of their deviation: less adversarial masks.
+        kernel_size: the blur's window in pixels (odd); cut to what the image allows.
+        sigma: the blur's deviation in pixels; larger removes more.
+        convention: ``"destructive"`` or ``"constructive"``.
+        seed: of the noise.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(64, 2))
+        >>> maps = MP(model, max_iter=2, mask_shape=(4, 4)).attribute(torch.ones(1, 1, 8, 8))
+        >>> maps.shape, maps.max().item()  # blurring a flat image changes nothing, so nothing is worth its area
+        (torch.Size([1, 1, 8, 8]), 0.0)
+    """
+
+    SUPPORTED_MODULES = ANY_MODULE
+    INPUT_NDIMS = (4,)
+    TUNABLES = {
+        "tv_beta": FloatDistribution(1.0, 5.0),
+        "lr": FloatDistribution(0.01, 1.0, log=True),
+        "max_iter": IntDistribution(20, 500, log=True),
+        "l1_coeff": FloatDistribution(1e-4, 1.0, log=True),
+        "tv_coeff": FloatDistribution(1e-4, 1.0, log=True),
+        "mask_shape": choices((7, 7), (14, 14), (28, 28), (56, 56)),
+        "sigma": FloatDistribution(1.0, 20.0, log=True),
+        "convention": choices("destructive", "constructive"),
+    }
+    BUDGET = ("max_iter",)
+    LIMITS = {
+        "tv_beta": Within(1.0),
+        "lr": Within(0.0, low_open=True),
+        "max_iter": WholeWithin(1),
+        "l1_coeff": Within(0.0),
+        "tv_coeff": Within(0.0),
+        "mask_shape": WholeWithin(2),
+        "add_noise": OneOf((False, True)),
+        "kernel_size": WholeWithin(1),
+        "sigma": Within(0.0, low_open=True),
+        "convention": OneOf(("destructive", "constructive")),
+        "seed": WholeWithin(0),
+    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward_arg_extractor: Extractor | None = None,
+        additional_forward_arg_extractor: Extractor | None = None,
+        tv_beta: float = 3,
+        lr: float = 0.2,
+        max_iter: int = 100,
+        l1_coeff: float = 0.01,
+        tv_coeff: float = 0.02,
+        mask_shape: int | Sequence[int] = (28, 28),
+        add_noise: bool = False,
+        kernel_size: int | Sequence[int] = (11, 11),
+        sigma: float = 5,
+        convention: str = "destructive",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
+        self.tv_beta = tv_beta
+        self.lr = lr
+        self.max_iter = max_iter
+        self.l1_coeff = l1_coeff
+        self.tv_coeff = tv_coeff
+        self.mask_shape = mask_shape
+        self.add_noise = add_noise
+        self.kernel_size = kernel_size
+        self.sigma = sigma
+        self.convention = convention
+        self.seed = seed
+
+    def explain_request(self, request: Request) -> Tensor:
+        """The map of the optimised masks."""
+        kept = upsample_masks(self.optimise(request)[0], request.input)
+        return 1 - kept if self.convention == "destructive" else kept
+
+    def optimise(self, request: Request) -> tuple[Tensor, Tensor]:
+        """One optimisation of all images: the masks ``(n, 1, *mask_shape)`` and the losses ``(max_iter, n)``."""
+        x, destructive = request.input, self.convention == "destructive"
+        blurred = blur(x, _pair("kernel_size", self.kernel_size), self.sigma)
+
+        def loss(masks: Tensor, start: int, stop: int, step: int) -> Tensor:
+            images, background = x[start:stop], blurred[start:stop]
+            if self.add_noise:
+                images, background = disturb((images, background), self.seed, step)
+            mixed = torch.lerp(background, images, upsample_masks(masks, x).to(x.dtype))
+            scores = request.scores([mixed], torch.arange(start, stop, device=x.device), "probability").float()
+            differentiable(scores, request)
+            area = (1 - masks if destructive else masks).mean((1, 2, 3))
+            penalty = self.l1_coeff * area + self.tv_coeff * total_variation(masks, self.tv_beta)
+            return (scores if destructive else -scores) + penalty
+
+        masks = torch.ones(len(x), 1, *_pair("mask_shape", self.mask_shape), device=x.device)
+        return optimise_masks(request, loss, masks, self.lr, self.max_iter)
+
+
+def optimise_masks(
+    request: Request, loss: Callable[[Tensor, int, int, int], Tensor], masks: Tensor, lr: float, max_iter: int
+) -> tuple[Tensor, Tensor]:
+    """Minimise each mask's loss by Adam (Kingma and Ba, 2015, algorithm 1), projected to [0, 1] after each step.
+
+    Args:
+        request: the samples, whose chunk size is kept to.
+        loss: from some masks ``(m, …)``, the samples ``start`` to ``stop`` they belong to and the number of the step,
+            to one loss each ``(m,)``.
+        masks: where to start, ``(n, …)``.
+        lr: step size.
+        max_iter: number of steps.
+
+    Returns:
+        The masks, and each one's loss before each step ``(max_iter, n)``.
+
+    Raises:
+        ModelError: a loss that is not finite, or one sample does not fit in memory.
+    """
+    first, second = torch.zeros_like(masks), torch.zeros_like(masks)
+    gradient = torch.empty_like(masks)
+    history = torch.empty(max_iter, len(masks), device=masks.device)
+
+    def differentiate(start: int, stop: int) -> None:
+        with torch.enable_grad():
+            part = masks[start:stop].detach().requires_grad_()
+            losses = loss(part, start, stop, step)
+            with backward_errors(request):
+                (gradient[start:stop],) = torch.autograd.grad(losses.sum(), part)
+        history[step, start:stop] = losses.detach()
+
+    for step in range(max_iter):
+        in_chunks(request, len(masks), differentiate)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        deviation = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+        masks = (masks - lr * first / (1 - 0.9 ** (step + 1)) / deviation).clamp(0, 1)
+    if not torch.isfinite(history).all():
+        raise ModelError("finite outputs on blurred inputs", "NaN or infinity", "Use a wider dtype or a smaller sigma.")
+    return masks, history
+
+
+def upsample_masks(masks: Tensor, images: Tensor) -> Tensor:
+    """Masks ``(n, 1, a, b)`` at the resolution of images ``(n, c, h, w)``, bilinearly."""
+    return F.interpolate(masks, images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def total_variation(masks: Tensor, beta: float) -> Tensor:
+    """Mean of ``|difference|^beta`` between vertical neighbours, plus that between horizontal ones: ``(n,)``.
+
+    Example:
+        >>> total_variation(torch.tensor([[[[0.0, 0.5], [0.0, 0.5]]]]), 3).item()
+        0.125
+    """
+    vertical, horizontal = masks.diff(dim=2), masks.diff(dim=3)
+    return vertical.abs().pow(beta).mean((1, 2, 3)) + horizontal.abs().pow(beta).mean((1, 2, 3))
+
+
+def blur(images: Tensor, kernel_size: tuple[int, int], sigma: float) -> Tensor:
+    """A Gaussian blur with mirrored borders; the window is cut to what a side allows.
+
+    Raises:
+        ParameterError: an even window.
+    """
+    from torchvision.transforms.functional import gaussian_blur
+
+    if kernel_size[0] % 2 == 0 or kernel_size[1] % 2 == 0:
+        raise ParameterError("an odd kernel_size of MP", f"{kernel_size}", "Add 1 to the even number.")
+    window = [min(k, 2 * side - 1) for k, side in zip(kernel_size, images.shape[2:], strict=True)]
+    blurred: Tensor = gaussian_blur(images, window[::-1], sigma)
+    return blurred
+
+
+def disturb(batches: Sequence[Tensor], seed: int, step: int) -> list[Tensor]:
+    """Shift batches of images alike, up to `JITTER`, and add the same noise; a function of seed and step alone."""
+    like = batches[0]
+    generator = generator_for(seed, step)
+    noise = torch.randn(like.shape[1:], generator=generator).to(like)
+    reach = [side // JITTER for side in like.shape[2:]]
+    shift = [int(torch.randint(-r, r + 1, (), generator=generator)) for r in reach]
+    deviation = NOISE * like.std((1, 2, 3), keepdim=True)
+    return [torch.roll(each, shift, (2, 3)) + deviation * noise for each in batches]
+
+
+def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2:
+        raise ParameterError(f"{name} of MP to be two whole numbers", f"{value!r}", "Pass (rows, columns).")
+    return pair[0], pair[1]

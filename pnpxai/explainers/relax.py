@@ -1,0 +1,188 @@
+"""RELAX: what a representation is made of, and how certain that is, without a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # its usual name
+from torch import Tensor, nn
+
+from pnpxai.baselines import Baseline
+from pnpxai.errors import ModelError, ParameterError, unknown_name
+from pnpxai.explainers._base import ANY_MODULE, Explainer, _like_inputs
+from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskSums, as_maps, mask_sums
+from pnpxai.forward import Extractor, Request, model_reference
+from pnpxai.guard import guard
+
+SimilarityFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def cosine(representations: Tensor, references: Tensor) -> Tensor:
+    """The cosine of the angle between rows: ``(m, e)`` and ``(m, e)`` or ``(e,)`` to ``(m,)``.
+
+    Raises:
+        ModelError: rows of a single number, whose cosine is its sign.
+    """
+    if representations.shape[1] < 2:
+        raise ModelError(
+            "a representation of at least 2 numbers a sample",
+            f"{representations.shape[1]}",
+            "Explain a model that returns an embedding, or pass another similarity.",
+        )
+    return F.cosine_similarity(representations, references, dim=-1)
+
+
+SIMILARITIES: Mapping[str, SimilarityFunction] = {"cosine": cosine}
+"""Similarities that have a name."""
+
+
+@dataclass(frozen=True)
+class RelaxExplanation:
+    """What `RELAX.explain` returns; all maps ``(n, 1, h, w)``, ``(n, 1, t)`` or ``(n, d)``.
+
+    Attributes:
+        importance: ``R``, the mean similarity where a position is kept.
+        uncertainty: ``U``, the variance of that similarity; larger is less certain.
+        filtered: U-RELAX, the importance where the uncertainty is at most its median, elsewhere zero.
+    """
+
+    importance: Tensor
+    uncertainty: Tensor
+    filtered: Tensor
+
+
+class RELAX(Explainer):
+    """Representation learning explainability (Wickstrøm et al., IJCV 2023, arXiv 2112.10161, section 3).
+
+    With ``h = f(x)`` the model's output, ``s_i = similarity(f(x ⊙ M_i), h)`` under the random masks of `RISE`:
+    importance ``R = Σ s_i M_i / Σ M_i``, uncertainty ``U = Σ (s_i - R)² M_i / Σ M_i``, U-RELAX ``R·1[U ≤ median U]``.
+    Where no mask kept a position, all masks count alike.
+
+    It explains the whole output, so targets are checked but play no part. Outputs with more than two dimensions are
+    flattened. By Hoeffding's inequality ``n_masks ≥ ln(2/δ)/(2t²)`` keeps ``R`` within ``t`` with probability ``1 - δ``
+    (2,944 for ``δ = .01``, ``t = .03``).
+
+    Args:
+        model: an encoder, or any model whose output represents its input.
+        forward_arg_extractor: see `Explainer`.
+        additional_forward_arg_extractor: see `Explainer`.
+        n_masks: masks a sample.
+        grid_size: cells along each axis before upsampling, or one number an axis.
+        p_keep: probability that a cell is kept.
+        baseline_fn: what stands for absence.
+        batch_size: masked samples that go through the model at once; None for as many as fit.
+        seed: names the masks, which all samples share.
+        similarity: ``"cosine"``, or a function of outputs ``(m, e)`` under masks and the outputs ``(m, e)`` without
+            them, to ``(m,)``.
+
+    Example:
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.eye(2))
+        >>> explanation = RELAX(model, n_masks=4000).explain(torch.tensor([[2.0, 0.0]]))
+        >>> [round(value, 1) for value in explanation.importance[0].tolist()]  # cosine 1 with the first, 0 without
+        [1.0, 0.5]
+    """
+
+    SUPPORTED_MODULES = ANY_MODULE
+    INPUT_NDIMS = (2, 3, 4)
+    TUNABLES = MASK_TUNABLES
+    BUDGET = ("n_masks",)
+    LIMITS = MASK_LIMITS
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward_arg_extractor: Extractor | None = None,
+        additional_forward_arg_extractor: Extractor | None = None,
+        n_masks: int = 1000,
+        grid_size: int | Sequence[int] = 7,
+        p_keep: float = 0.5,
+        baseline_fn: Baseline = "zeros",
+        batch_size: int | None = None,
+        seed: int = 0,
+        similarity: str | SimilarityFunction = "cosine",
+    ) -> None:
+        super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
+        self.n_masks = n_masks
+        self.grid_size = grid_size
+        self.p_keep = p_keep
+        self.baseline_fn = baseline_fn
+        self.batch_size = batch_size
+        self.seed = seed
+        self.similarity = similarity
+
+    def chunk_size(self) -> int | None:
+        """``batch_size``."""
+        return self.batch_size
+
+    def explain(self, inputs: Any) -> RelaxExplanation:
+        """Importance, uncertainty and the uncertainty-filtered importance of a batch, from one pass.
+
+        Args:
+            inputs: as `attribute` takes them.
+
+        Raises:
+            PnPXAIError: bad inputs or model; an unknown similarity.
+        """
+        model_reference(self.model)
+        with guard(self.model), torch.inference_mode(False):
+            request = self.request(inputs)
+            importance, uncertainty = relax_maps(self._sums(request, powers=2))
+            maps = importance, uncertainty, filter_uncertain(importance, uncertainty)
+            return RelaxExplanation(*(_like_inputs(as_maps(each, request.input), inputs, request) for each in maps))
+
+    def explain_request(self, request: Request) -> Tensor:
+        """The importance."""
+        return as_maps(self._sums(request, powers=1).mean(), request.input)
+
+    def _sums(self, request: Request, powers: int) -> MaskSums:
+        similarity = similarity_for(self.similarity)
+        references = request.outputs.flatten(1) if request.outputs.ndim > 1 else request.outputs[:, None]
+        return mask_sums(
+            request,
+            lambda outputs, index: _compare(similarity, outputs.reshape(len(index), -1), references[index]),
+            n_masks=self.n_masks,
+            grid_size=self.grid_size,
+            p_keep=self.p_keep,
+            baseline_fn=self.baseline_fn,
+            seed=self.seed,
+            powers=powers,
+        )
+
+
+def relax_maps(sums: MaskSums) -> tuple[Tensor, Tensor]:
+    """Importance and uncertainty ``(n, p)``: the mean and the variance of the similarity, weighted by the masks."""
+    importance = sums.mean()
+    return importance, (sums.mean(2) - importance**2).clamp(min=0)
+
+
+def filter_uncertain(importance: Tensor, uncertainty: Tensor) -> Tensor:
+    """U-RELAX ``(n, p)``: the importance where the uncertainty is at most the sample's median, elsewhere zero."""
+    return torch.where(uncertainty <= uncertainty.median(1, keepdim=True).values, importance, 0.0)
+
+
+def similarity_for(similarity: str | SimilarityFunction) -> SimilarityFunction:
+    """The similarity meant by a name, or the function itself.
+
+    Raises:
+        UnknownNameError: a name that is no similarity.
+    """
+    if callable(similarity):
+        return similarity
+    if similarity not in SIMILARITIES:
+        raise unknown_name("similarity", similarity, SIMILARITIES)
+    return SIMILARITIES[similarity]
+
+
+def _compare(similarity: SimilarityFunction, representations: Tensor, references: Tensor) -> Tensor:
+    compared = similarity(representations, references)
+    if not isinstance(compared, Tensor) or compared.shape != representations.shape[:1]:
+        raise ParameterError(
+            f"a similarity that returns one number a row, shape ({len(representations)},)",
+            f"shape {tuple(compared.shape)}" if isinstance(compared, Tensor) else type(compared).__name__,
+            "Reduce over the last dimension of the two arguments.",
+        )
+    return compared

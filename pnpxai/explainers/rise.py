@@ -1,0 +1,105 @@
+"""RISE: a position matters if the score is higher where random masks keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pnpxai.baselines import Baseline
+from pnpxai.explainers._base import ANY_MODULE, Explainer
+from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskSums, as_maps, mask_sums
+from pnpxai.forward import Extractor, Request
+from pnpxai.limits import OneOf
+from pnpxai.outputs import select
+
+
+class RISE(Explainer):
+    """Randomised input sampling (Petsiuk, Das, Saenko, BMVC 2018, equation 6).
+
+    The model's score ``f``, the target's probability, is asked under random masks ``M``; a position's relevance is
+    its mean over the masks that keep the position. Three estimators of it, by growing accuracy at equal cost:
+
+    * ``"paper"``: ``S = 1/(m·p_keep) Σ f(x ⊙ M) M``, as published; most of its variance comes from the mean score.
+    * ``"normalized"``: ``S = Σ f(x ⊙ M) M / Σ M``, the same quantity with the variance of ``Σ M`` taken out.
+    * ``"centered"``: ``S = 1/(m·p_keep) Σ (f(x ⊙ M) - mean f) M``, the paper's with the mean score as control variate.
+      It estimates the paper's map minus the mean score: zero where nothing matters, negative against the target.
+
+    Positions are pixels of ``(n, c, h, w)``, steps of ``(n, c, t)`` (channels masked together) or features of
+    ``(n, d)`` (one bit each, ``grid_size`` unused). Maps: ``(n, 1, h, w)``, ``(n, 1, t)`` or ``(n, d)``.
+
+    Args:
+        model: see `Explainer`.
+        forward_arg_extractor: see `Explainer`.
+        additional_forward_arg_extractor: see `Explainer`.
+        n_masks: masks a sample; the map's error falls with the square root.
+        grid_size: cells along each axis before upsampling, or one number an axis; more cells, finer and noisier maps.
+        p_keep: probability that a cell is kept.
+        baseline_fn: what stands for absence: a name, number, tensor or function.
+        batch_size: masked samples that go through the model at once; None for as many as fit.
+        seed: names the masks, which all samples share; a larger ``n_masks`` adds to the same masks.
+        estimator: one of the above.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(3, 1)
+        >>> _ = model.weight.data.copy_(torch.tensor([[2.0, 0.0, -4.0]]))
+        >>> maps = RISE(model, n_masks=4000).attribute(torch.ones(1, 3), lambda outputs: outputs[:, 0])
+        >>> [round(value) for value in maps[0].tolist()]  # (1 - p_keep)·weight·input
+        [1, 0, -2]
+    """
+
+    SUPPORTED_MODULES = ANY_MODULE
+    INPUT_NDIMS = (2, 3, 4)
+    TUNABLES = MASK_TUNABLES
+    BUDGET = ("n_masks",)
+    LIMITS = {**MASK_LIMITS, "estimator": OneOf(("paper", "normalized", "centered"))}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward_arg_extractor: Extractor | None = None,
+        additional_forward_arg_extractor: Extractor | None = None,
+        n_masks: int = 1000,
+        grid_size: int | Sequence[int] = 7,
+        p_keep: float = 0.5,
+        baseline_fn: Baseline = "zeros",
+        batch_size: int | None = None,
+        seed: int = 0,
+        estimator: str = "centered",
+    ) -> None:
+        super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
+        self.n_masks = n_masks
+        self.grid_size = grid_size
+        self.p_keep = p_keep
+        self.baseline_fn = baseline_fn
+        self.batch_size = batch_size
+        self.seed = seed
+        self.estimator = estimator
+
+    def chunk_size(self) -> int | None:
+        """``batch_size``."""
+        return self.batch_size
+
+    def explain_request(self, request: Request) -> Tensor:
+        """One map a sample, from sums over the same masks."""
+        sums = mask_sums(
+            request,
+            lambda outputs, index: select(outputs, request.targets_for(index), "probability"),
+            n_masks=self.n_masks,
+            grid_size=self.grid_size,
+            p_keep=self.p_keep,
+            baseline_fn=self.baseline_fn,
+            seed=self.seed,
+        )
+        return as_maps(rise_map(sums, self.p_keep, self.estimator), request.input)
+
+
+def rise_map(sums: MaskSums, p_keep: float, estimator: str) -> Tensor:
+    """The relevance ``(n, p)`` by one of the estimators of `RISE`; ``E[M] = p_keep`` at every position."""
+    if estimator == "normalized":
+        return sums.mean()
+    weighted = sums.weighted[0]
+    if estimator == "centered":
+        weighted = weighted - sums.scores[0, :, None] / sums.n_masks * sums.masks
+    return weighted / (sums.n_masks * p_keep)

@@ -1,0 +1,86 @@
+"""Inputs with some of their features removed, built by index, and the model's scores of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pnpxai.errors import ModelError
+from pnpxai.forward import Request
+from pnpxai.outputs import Score, select
+from pnpxai.postprocess import channel_axis
+
+
+def remove(inputs: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int | None) -> Tensor:
+    """The inputs with the baseline's values where features are removed, in all their channels.
+
+    Args:
+        inputs: ``(m, …)``.
+        baseline: of the inputs' shape.
+        removed: ``(m, f)``, true where a feature is removed.
+        channel_dim: the inputs' channels; None for none.
+
+    Example:
+        >>> remove(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), torch.tensor([[True, False, False]]), 1).tolist()
+        [[[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]]
+    """
+    axis = channel_axis(channel_dim, inputs.ndim)
+    shape = [1 if each == axis else size for each, size in enumerate(inputs.shape)]
+    return torch.where(removed.reshape(shape), baseline, inputs)
+
+
+def clean_scores(request: Request, score: Score) -> Tensor:
+    """The scores of the inputs themselves, ``(n,)``, in single precision at least."""
+    return select(_precise(request.outputs), request.targets, score)
+
+
+def removal_scores(
+    request: Request,
+    baseline: Tensor,
+    n_removals: int,
+    removed: Callable[[Tensor, Tensor], Tensor],
+    channel_dim: int | None,
+    score: Score,
+) -> Tensor:
+    """Ask the model about every input under every removal, in full chunks across inputs and removals.
+
+    Args:
+        request: what is scored.
+        baseline: ``(n, …)``, the values of removed features.
+        n_removals: removals of each input.
+        removed: from the numbers of inputs and of removals, both ``(m,)``, to what is removed ``(m, f)``.
+        channel_dim: the inputs' channels; None for none.
+        score: what is read from the outputs.
+
+    Returns:
+        ``(n, n_removals)``, in single precision at least.
+
+    Raises:
+        ModelError: the model returns NaN or infinity for one of them.
+    """
+    inputs, kept = request.input, list[Tensor]()
+
+    def build(start: int, stop: int) -> tuple[tuple[Tensor], Tensor]:
+        item = torch.arange(start, stop, device=inputs.device)
+        sample, removal = item // n_removals, item % n_removals
+        return (remove(inputs[sample], baseline[sample], removed(sample, removal), channel_dim),), sample
+
+    def consume(start: int, stop: int, outputs: Tensor) -> None:
+        sample = torch.arange(start, stop, device=outputs.device) // n_removals
+        kept.append(select(_precise(outputs), request.targets_for(sample), score))
+
+    request.stream(len(request) * n_removals, build, consume)
+    scores = torch.cat(kept)
+    if not torch.isfinite(scores).all():
+        raise ModelError(
+            "a model with finite outputs where features are removed",
+            "NaN or infinity",
+            "Choose another baseline_fn; this one leads the model out of its range.",
+        )
+    return scores.reshape(len(request), n_removals)
+
+
+def _precise(outputs: Tensor) -> Tensor:
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))

@@ -1,0 +1,100 @@
+"""How much a map changes when its input hardly does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pnpxai.explainers._base import Explainer
+from pnpxai.forward import Extractor, Request
+from pnpxai.limits import WholeWithin, Within
+from pnpxai.metrics._base import Metric
+from pnpxai.postprocess import PostProcessor
+
+
+class Sensitivity(Metric):
+    """Largest relative change of the map in a small ball around the input (Yeh et al., 2019, definition 2).
+
+    ``max over δ of ‖Φ(x + δ) - Φ(x)‖₂ / ‖Φ(x)‖₂``, with δ uniform in ``‖δ‖∞ ≤ radius · (max x - min x)``, drawn once
+    for all samples. Less is steadier, which is not yet faithful: a constant map has 0. The explainer explains the
+    changed inputs for the targets of the unchanged one. Where Φ(x) is all zero, the change itself counts, undivided.
+
+    Like is compared with like: maps with channels, the explainer's own and those given, are pooled by
+    ``postprocessor``, or by the signed sum. Maps given without channels must have been pooled that way already.
+
+    Args:
+        model: the model that was explained.
+        explainer: explains again; it has to be the one that made the attributions.
+        forward_arg_extractor: as for explainers.
+        additional_forward_arg_extractor: as for explainers.
+        channel_dim: the inputs' channels; None for none.
+        n_perturbations: changed inputs, each a whole explanation; more come closer to the true maximum, from below.
+        radius: of the ball, as a share of each input's range; larger changes more. An input without a range is
+            not changed.
+        postprocessor: what made the attributions of the explainer's maps; None for none.
+        seed: of the perturbations.
+
+    Example:
+        >>> from pnpxai.explainers._base import Explainer
+        >>> class Square(Explainer):
+        ...     def explain_request(self, request):
+        ...         return request.input**2
+        >>> model = nn.Linear(2, 1)
+        >>> found = Sensitivity(model, Square(model), radius=0.1).evaluate(torch.tensor([[1.0, 0.0]]), 0)
+        >>> 0 < found.item() < 0.22  # at most 1.1² - 1² in one feature, 0.1² in the other
+        True
+    """
+
+    HIGHER_IS_BETTER = False
+    LIMITS = {"n_perturbations": WholeWithin(1), "radius": Within(0.0, low_open=True), "seed": WholeWithin(0)}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        explainer: Explainer | None = None,
+        forward_arg_extractor: Extractor | None = None,
+        additional_forward_arg_extractor: Extractor | None = None,
+        channel_dim: int | None = 1,
+        n_perturbations: int = 10,
+        radius: float = 0.02,
+        postprocessor: PostProcessor | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, explainer, forward_arg_extractor, additional_forward_arg_extractor, channel_dim)
+        self.n_perturbations = n_perturbations
+        self.radius = radius
+        self.postprocessor = postprocessor
+        self.seed = seed
+
+    def feature_values(self, attributions: Any, inputs: Tensor) -> Tensor:
+        """One number a feature, ``(n, f)``; maps with channels go through the postprocessor."""
+        if self.postprocessor and isinstance(attributions, Tensor) and attributions.ndim == inputs.ndim:
+            attributions = self.postprocessor(attributions)
+        return super().feature_values(attributions, inputs)
+
+    def evaluate_request(self, request: Request, values: Tensor) -> Tensor:
+        """The largest relative change over the perturbations."""
+        explainer = _on_tensors(self.need_explainer(), request)
+        inputs = request.input
+        samples = inputs.flatten(1)
+        spread = (samples.amax(1) - samples.amin(1)).reshape([-1] + [1] * (inputs.ndim - 1))
+        generator = torch.Generator().manual_seed(self.seed)
+        largest = torch.zeros_like(values[:, 0])
+        for _ in range(self.n_perturbations):
+            uniform = 2 * torch.rand(inputs.shape[1:], generator=generator).to(inputs) - 1
+            maps = explainer.attribute(inputs + self.radius * spread * uniform, request.targets)
+            changed = self.feature_values(maps, inputs)
+            largest = torch.maximum(largest, (changed - values).norm(dim=1))
+        norm = values.norm(dim=1)
+        return largest / torch.where(norm > 0, norm, 1.0)
+
+
+def _on_tensors(explainer: Explainer, request: Request) -> Explainer:
+    """The explainer without extractors: it is given the tensor to be explained, and the further arguments are fixed."""
+    if explainer.forward_arg_extractor is None and explainer.additional_forward_arg_extractor is None:
+        return explainer
+    return explainer.set_kwargs(
+        forward_arg_extractor=None, additional_forward_arg_extractor=lambda inputs: request.extra
+    )

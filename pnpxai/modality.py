@@ -1,0 +1,154 @@
+"""Kinds of data: which dimension holds channels, and which candidates fill each role."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from pnpxai.baselines import BaselineFunction, Blur, Invert, Mean, Zeros
+from pnpxai.errors import InputError, unknown_name
+from pnpxai.feature_masks import SLIC, FeatureMaskFunction, Felzenszwalb, Grid, Quickshift
+from pnpxai.postprocess import (
+    L2,
+    Identity,
+    MaxAbsolute,
+    MaxOfAbsolutes,
+    MinMax,
+    NormalizationFunction,
+    PoolingFunction,
+    PositivePart,
+    PostProcessor,
+    Sum,
+    SumOfAbsolutes,
+)
+from pnpxai.tunable import Role, Tunable
+
+_POOLINGS = (Sum(), SumOfAbsolutes(), MaxOfAbsolutes(), L2(), PositivePart())
+_NORMALIZATIONS = (Identity(), MinMax(), MaxAbsolute())
+
+
+class Modality(Tunable, ABC):
+    """A kind of data.
+
+    Attributes:
+        NDIM: dimensions of its inputs, batch included.
+        CANDIDATES: role to the objects that may fill it, first the usual one.
+
+    Args:
+        channel_dim: the dimension whose entries belong to one feature; None for none.
+    """
+
+    NDIM: ClassVar[int]
+    CANDIDATES: ClassVar[dict[type[Role], tuple[Role, ...]]]
+
+    def __init__(self, channel_dim: int | None = 1) -> None:
+        self.channel_dim = channel_dim
+
+    @property
+    def candidates(self) -> dict[type[Tunable], Sequence[Tunable]]:
+        """Role to candidates, as `pnpxai.tunable.suggest` takes them."""
+        return {role: list(objects) for role, objects in self.CANDIDATES.items()}
+
+    @property
+    def postprocessor(self) -> PostProcessor:
+        """The usual post-processing: the first pooling, the first normalisation."""
+        return PostProcessor(channel_dim=self.channel_dim)
+
+    @property
+    def postprocessors(self) -> list[PostProcessor]:
+        """Every pooling with every normalisation, the usual one first."""
+        poolings = self.CANDIDATES.get(PoolingFunction, (Sum(),))
+        return [
+            PostProcessor(pooling, normalization, self.channel_dim)  # type: ignore[arg-type]  # listed by role
+            for pooling in poolings
+            for normalization in self.CANDIDATES[NormalizationFunction]
+        ]
+
+
+class Image(Modality):
+    """Images ``(n, c, h, w)``."""
+
+    NDIM = 4
+    CANDIDATES = {
+        BaselineFunction: (Zeros(), Mean(), Blur(), Invert()),
+        FeatureMaskFunction: (Grid(), SLIC(), Felzenszwalb(), Quickshift()),
+        PoolingFunction: _POOLINGS,
+        NormalizationFunction: _NORMALIZATIONS,
+    }
+
+
+class TimeSeries(Modality):
+    """Series ``(n, c, t)``."""
+
+    NDIM = 3
+    CANDIDATES = {
+        BaselineFunction: (Zeros(), Mean(), Blur(), Invert()),
+        FeatureMaskFunction: (Grid(),),
+        PoolingFunction: _POOLINGS,
+        NormalizationFunction: _NORMALIZATIONS,
+    }
+
+
+class Text(Modality):
+    """Embedded text ``(n, t, d)``."""
+
+    NDIM = 3
+    CANDIDATES = {
+        BaselineFunction: (Zeros(),),
+        PoolingFunction: _POOLINGS,
+        NormalizationFunction: _NORMALIZATIONS,
+    }
+
+    def __init__(self, channel_dim: int | None = 2) -> None:
+        super().__init__(channel_dim)
+
+
+class Tabular(Modality):
+    """Feature vectors ``(n, d)``."""
+
+    NDIM = 2
+    CANDIDATES = {BaselineFunction: (Zeros(), Mean()), NormalizationFunction: _NORMALIZATIONS}
+
+    def __init__(self, channel_dim: int | None = None) -> None:
+        super().__init__(channel_dim)
+
+
+ImageModality = Image
+TimeSeriesModality = TimeSeries
+TextModality = Text
+TabularModality = Tabular
+MODALITIES: dict[str, type[Modality]] = {"image": Image, "time_series": TimeSeries, "text": Text, "tabular": Tabular}
+
+
+def modality_for(modality: str | type[Modality] | Modality | None, inputs: Tensor | None) -> Modality:
+    """The modality meant by a name, class or object, or guessed from the number of dimensions of the inputs.
+
+    Raises:
+        UnknownNameError: a name that is no modality.
+        InputError: inputs that fit none.
+
+    Example:
+        >>> import torch
+        >>> modality_for(None, torch.zeros(2, 3, 8, 8))
+        Image()
+    """
+    if isinstance(modality, Modality):
+        return modality
+    if isinstance(modality, type) and issubclass(modality, Modality):
+        return modality()
+    if modality is not None:
+        if modality not in MODALITIES:
+            raise unknown_name("modality", modality, MODALITIES)
+        return MODALITIES[modality]()
+    guesses: dict[int, type[Modality]] = {4: Image, 3: TimeSeries, 2: Tabular}
+    if inputs is None or inputs.ndim not in guesses:
+        received: Any = None if inputs is None else tuple(inputs.shape)
+        raise InputError(
+            "inputs with 2 dimensions (tabular), 3 (time series) or 4 (images), batch included",
+            f"{received}",
+            "Pass modality= to say what the data are.",
+        )
+    return guesses[inputs.ndim]()

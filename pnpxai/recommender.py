@@ -1,0 +1,257 @@
+"""What fits a model: declarations compared, then each explainer tried once on one input."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import pandas as pd
+import torch
+from optuna.distributions import FloatDistribution, IntDistribution
+from torch import Tensor, nn
+
+from pnpxai.errors import ExplanationError, ParameterError, PnPXAIError, unknown_name
+from pnpxai.explainers import EXPLAINERS, Explainer
+from pnpxai.forward import Extractor, Request, Targets, count_forwards, model_reference, take_samples
+from pnpxai.guard import guard
+from pnpxai.modality import Modality, modality_for
+from pnpxai.modules import Architecture, detect_model_architecture
+
+ExplainerLike: TypeAlias = str | type[Explainer] | Explainer
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What one explanation of one input cost, with every budget at its least, and what the full budget would.
+
+    Attributes:
+        seconds: measured.
+        n_forwards: samples through the model, counted.
+        full_seconds: extrapolated to the explainer's own budget.
+        full_forwards: likewise.
+    """
+
+    seconds: float
+    n_forwards: int
+    full_seconds: float
+    full_forwards: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Explainers that fit a model, and why the others do not.
+
+    Attributes:
+        explainers: ready to use, on the user's own model, fewest forwards first.
+        rejected: name to reason.
+        detected_architectures: the kinds of modules in the model, with evidence.
+        modality: the kind of data.
+        dry_runs: name to cost; empty without a dry run.
+    """
+
+    explainers: tuple[Explainer, ...]
+    rejected: Mapping[str, str]
+    detected_architectures: Architecture
+    modality: Modality
+    dry_runs: Mapping[str, DryRun] = field(default_factory=dict)
+
+    def table(self) -> pd.DataFrame:
+        """One row an explainer: ``explainer, verdict, forwards, seconds`` (a sample, full budget), ``reason``."""
+        rows: list[dict[str, Any]] = []
+        for explainer in self.explainers:
+            name = type(explainer).__name__
+            run = self.dry_runs.get(name)
+            cost = {"forwards": run.full_forwards, "seconds": run.full_seconds} if run else {}
+            rows.append({"explainer": name, "verdict": "recommended", **cost, "reason": ""})
+        rows += [{"explainer": name, "verdict": "rejected", "reason": why} for name, why in self.rejected.items()]
+        return pd.DataFrame(rows)
+
+    def __str__(self) -> str:
+        found = ", ".join(
+            f"{kind.__name__} ({len(places)})" for kind, places in self.detected_architectures.evidence.items()
+        )
+        head = f"{type(self.modality).__name__} model with {found or 'no known kind of module'}"
+        fits = [each for each in self.table().itertuples() if each.verdict == "recommended"]
+        lines = [head, "", f"{'recommended':<24} {'forwards':>9} {'seconds':>9}   (a sample)"]
+        for each in fits:
+            cost = f"{each.forwards:>9.0f} {each.seconds:>9.2f}" if self.dry_runs else ""
+            lines.append(f"{each.explainer:<24} {cost}")
+        if self.rejected:
+            lines += ["", "rejected"] + [f"{name:<24} {reason}" for name, reason in self.rejected.items()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        html: str = self.table().to_html(index=False, na_rep="", float_format=lambda x: f"{x:.3g}", escape=True)
+        return html
+
+
+def recommend(
+    model: nn.Module,
+    inputs: Any = None,
+    targets: Targets = None,
+    *,
+    modality: str | Modality | None = None,
+    dry_run: bool = True,
+    explainers: Sequence[ExplainerLike] | None = None,
+    forward_arg_extractor: Extractor | None = None,
+    additional_forward_arg_extractor: Extractor | None = None,
+) -> Recommendation:
+    """Find the explainers that fit a model.
+
+    Args:
+        model: never changed.
+        inputs: a batch; without it only declarations are compared and nothing is run.
+        targets: as for `Explainer.attribute`.
+        modality: a name or object; None guesses from the inputs.
+        dry_run: explain the first input with each explainer that fits, every budget at its least.
+        explainers: names, classes or instances to choose from; None for all that are registered.
+        forward_arg_extractor: as for explainers.
+        additional_forward_arg_extractor: as for explainers.
+
+    Raises:
+        PnPXAIError: a model or inputs that nothing can explain.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> "GradCam" in recommend(net, torch.rand(1, 4)).rejected
+        True
+    """
+    model_reference(model)
+    explained = None
+    if inputs is not None:
+        with guard(model), torch.inference_mode(False):
+            request = Request.build(model, inputs, targets, forward_arg_extractor, additional_forward_arg_extractor)
+            explained = request.inputs[0]
+            _ = request.outputs, request.targets
+    kind = (
+        modality_for(modality, explained)
+        if modality is not None or explained is not None
+        else modality_for("image", None)
+    )
+    architecture = detect_model_architecture(
+        model,
+        inputs,
+        forward_arg_extractor=forward_arg_extractor,
+        additional_forward_arg_extractor=additional_forward_arg_extractor,
+    )
+    fitting: list[Explainer] = []
+    rejected: dict[str, str] = {}
+    runs: dict[str, DryRun] = {}
+    for each in explainers_for(model, explainers, forward_arg_extractor, additional_forward_arg_extractor):
+        name = type(each).__name__
+        reason = unmet(type(each), architecture, explained)
+        if reason is None and inputs is not None and dry_run:
+            outcome = try_once(each, inputs, targets)
+            if isinstance(outcome, DryRun):
+                runs[name] = outcome
+            else:
+                reason = outcome
+        if reason is None:
+            fitting.append(each)
+        else:
+            rejected[name] = reason
+    fitting.sort(key=lambda each: runs[type(each).__name__].full_forwards if runs else 0.0)
+    return Recommendation(tuple(fitting), rejected, architecture, kind, runs)
+
+
+def explainers_for(
+    model: nn.Module,
+    explainers: Iterable[ExplainerLike] | None,
+    forward_arg_extractor: Extractor | None = None,
+    additional_forward_arg_extractor: Extractor | None = None,
+) -> list[Explainer]:
+    """Explainers on ``model`` from names, classes or instances; all that are registered for None.
+
+    Raises:
+        UnknownNameError: a name that is no explainer.
+        ParameterError: an instance on another model.
+    """
+    made: list[Explainer] = []
+    for each in EXPLAINERS.values() if explainers is None else explainers:
+        if isinstance(each, str):
+            if each not in EXPLAINERS:
+                raise unknown_name("explainer", each, EXPLAINERS)
+            each = EXPLAINERS[each]
+        if isinstance(each, type) and issubclass(each, Explainer):
+            each = each(model, forward_arg_extractor, additional_forward_arg_extractor)
+        if not isinstance(each, Explainer):
+            raise unknown_name("explainer", each, EXPLAINERS)
+        if each.model is not model:
+            raise ParameterError(
+                "an explainer on the model that is given",
+                f"{type(each).__name__} on another model",
+                "Build it with this model, or pass its class.",
+            )
+        made.append(each)
+    return made
+
+
+def unmet(explainer: type[Explainer], architecture: Architecture, inputs: Tensor | None) -> str | None:
+    """Why an explainer's declarations do not fit, in a sentence; None if they do."""
+    excluded = [kind for kind in explainer.EXCLUDED_MODULES if kind in architecture]
+    if excluded:
+        kind = excluded[0]
+        place = architecture.evidence[kind][0]
+        return f"it has no correct treatment of {kind.__name__}, which the model has at {place!r}."
+    if not any(kind in architecture for kind in explainer.SUPPORTED_MODULES):
+        needed = ", ".join(kind.__name__ for kind in explainer.SUPPORTED_MODULES)
+        return f"it needs a model with one of {needed}, and this one has none."
+    if inputs is not None and explainer.INPUT_NDIMS and inputs.ndim not in explainer.INPUT_NDIMS:
+        allowed = " or ".join(str(ndim) for ndim in explainer.INPUT_NDIMS)
+        return f"it explains inputs with {allowed} dimensions (batch included), and these have {inputs.ndim}."
+    return None
+
+
+def try_once(explainer: Explainer, inputs: Any, targets: Targets = None) -> DryRun | str:
+    """Explain the first input at the least budget; the cost, or in a sentence why the map is no good."""
+    cheap, share = least_budget(explainer)
+    try:
+        with count_forwards() as counter:
+            start = time.perf_counter()
+            maps = cheap.attribute(take_samples(inputs, [0]), _first(targets))
+            seconds = time.perf_counter() - start
+        check_maps(maps)
+    except PnPXAIError as error:
+        return f"on one of the inputs it gave an error: {error}"
+    except Exception as error:
+        return f"on one of the inputs it failed with {type(error).__name__}: {str(error).rstrip('.')}."
+    return DryRun(seconds, counter.n_samples, seconds * share, counter.n_samples * share)
+
+
+def least_budget(explainer: Explainer) -> tuple[Explainer, float]:
+    """The explainer with every budget at the low end of its range, and how many times that its own budget is."""
+    changes: dict[str, Any] = {}
+    share = 1.0
+    for name in type(explainer).BUDGET:
+        space = type(explainer).TUNABLES[name]
+        own = getattr(explainer, name)
+        if isinstance(space, IntDistribution | FloatDistribution) and own > space.low:
+            changes[name] = space.low
+            share *= own / space.low
+    return explainer.set_kwargs(**changes), share
+
+
+def check_maps(maps: Any) -> None:
+    """Refuse maps that are not finite, or say nothing because they are the same everywhere.
+
+    Raises:
+        ExplanationError: says which.
+    """
+    for each in maps if isinstance(maps, tuple | list) else (maps,):
+        if not isinstance(each, Tensor):
+            raise ExplanationError("a tensor of attributions", type(each).__name__, "attribute() has to return maps.")
+        if not torch.isfinite(each).all():
+            raise ExplanationError("a finite map", "NaN or infinity", "The method breaks down on this model.")
+        flat = each.flatten(1)
+        if flat.shape[1] > 1 and bool((flat == flat[:, :1]).all()):
+            raise ExplanationError(
+                "a map that tells features apart", "the same value everywhere", "It says nothing here."
+            )
+
+
+def _first(targets: Targets) -> Targets:
+    if isinstance(targets, Tensor) or (isinstance(targets, Sequence) and not isinstance(targets, str)):
+        return targets[:1]
+    return targets

@@ -1,0 +1,193 @@
+"""What a report says, gathered from a result as plain data for the template."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pnpxai.modules import Architecture, detect_model_architecture
+from pnpxai.postprocess import PostProcessor
+from pnpxai.report._charts import Axis, axis_over
+from pnpxai.report._numbers import mean, number
+from pnpxai.tunable import Role, Tunable
+from pnpxai.tuning import Configuration, Entry, TuneResult
+from pnpxai.tuning._statistics import FEWEST_TO_CONFIRM
+
+STRIP = 150.0
+"""Width of the small charts in the table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the leaderboard: what `TuneResult.leaderboard` holds, and where the marks of its charts lie."""
+
+    numbers: dict[str, Any]
+    tuned_at: float
+    default_at: float
+    gain_at: tuple[float, float, float] | None
+    confirmed: bool
+
+
+@dataclass(frozen=True)
+class Control:
+    """The mean score of maps that know nothing of the model, and where its mark lies."""
+
+    name: str
+    score: float
+    at: float
+
+
+@dataclass(frozen=True)
+class Board:
+    """The leaderboard with its two small charts, of scores and of gains."""
+
+    rows: tuple[Row, ...]
+    controls: tuple[Control, ...]
+    scores: Axis
+    gains: Axis
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a configuration, default beside tuned."""
+
+    name: str
+    default: str
+    tuned: str
+
+
+def board(result: TuneResult) -> Board:
+    """The leaderboard and the controls on common axes."""
+    table = result.leaderboard.to_dict("records")[: len(result.entries)]
+    controls = {name: mean(scores) for name, scores in result.controls.items()}
+    scored = [row[column] for row in table for column in ("tuned_score", "default_score")]
+    scores = axis_over([*scored, *controls.values()], STRIP)
+    gains = axis_over([row[column] for row in table for column in ("gain", "gain_low", "gain_high")], STRIP, include=0)
+    rows = []
+    for row, entry in zip(table, result.entries, strict=True):
+        ends = (row["gain_low"], row["gain"], row["gain_high"])
+        rows.append(
+            Row(
+                {str(name): value for name, value in row.items()},
+                scores(row["tuned_score"]),
+                scores(row["default_score"]),
+                tuple(map(gains, ends)) if all(map(math.isfinite, ends)) else None,  # type: ignore[arg-type]  # three
+                entry.gain is not None and entry.gain.confirmed,
+            )
+        )
+    marks = tuple(Control(name, score, scores(score)) for name, score in controls.items())
+    return Board(tuple(rows), marks, scores, gains)
+
+
+def reasons(result: TuneResult) -> list[str]:
+    """Why the verdict is what it is, a sentence each."""
+    metric, entry = type(result.metric).__name__, result.winner
+    better = "higher" if type(result.metric).HIGHER_IS_BETTER else "lower"
+    n_tuning, gain = len(result.tuning_index), entry.gain
+    told = [
+        f"It has the best {metric} ({better} is better) of {len(result.entries)} explainers on the {n_tuning} tuning "
+        f"samples: {number(mean(entry.tuned.tuning_scores))}"
+        + "".join(f", before {each.name} with {number(mean(each.tuned.tuning_scores))}" for each in result.entries[1:2])
+        + "."
+    ]
+    if gain is not None and entry.tuned is not entry.default:
+        ending = (
+            "The interval lies above zero: the tuned settings are recommended."
+            if gain.confirmed
+            else f"{gain.n} samples are too few for any statement at 95 % (it takes {FEWEST_TO_CONFIRM}): the default "
+            "settings are recommended."
+            if gain.n < FEWEST_TO_CONFIRM
+            else "The interval reaches zero: the default settings are recommended."
+        )
+        told.append(
+            f"On {gain.n} samples the tuning never saw, the tuned settings score {number(result.score)} and the default "
+            f"ones {number(result.default_score)}; paired gain {number(gain.mean, '+')}, 95 % interval "
+            f"{number(gain.low, '+')} to {number(gain.high, '+')}, better on {gain.win_rate:.0%} of them. {ending}"
+        )
+    if result.controls:
+        scores = ", ".join(f"{name} {number(mean(each))}" for name, each in result.controls.items())
+        own = result.recommended.holdout_scores or result.recommended.tuning_scores
+        told.append(f"Maps that know nothing of the model score on the same samples: {scores}; it scores "
+                    f"{number(mean(own))}.")
+    used = result.recommended
+    n = max(len(used.tuning_scores), 1)
+    told.append(f"One explanation costs {used.n_forwards / n:,.0f} forward passes, {used.seconds / n:.2g} s here.")
+    return told
+
+
+def architecture(result: TuneResult) -> Architecture:
+    """What was detected when explainers were recommended, or detected now."""
+    if result.recommendation is not None:
+        return result.recommendation.detected_architectures
+    explainer = result.explainer
+    return detect_model_architecture(
+        explainer.model,
+        result.inputs,
+        forward_arg_extractor=explainer.forward_arg_extractor,
+        additional_forward_arg_extractor=explainer.additional_forward_arg_extractor,
+    )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An explainer that fits the model and what a full explanation of one sample costs; None without a dry run."""
+
+    name: str
+    forwards: float | None
+    seconds: float | None
+
+
+def recommended(result: TuneResult) -> list[Fit]:
+    """The recommended explainers, cheapest first."""
+    found = result.recommendation
+    if found is None:
+        return []
+    runs = {type(each).__name__: found.dry_runs.get(type(each).__name__) for each in found.explainers}
+    return [Fit(name, run and run.full_forwards, run and run.full_seconds) for name, run in runs.items()]
+
+
+def metric_parameters(result: TuneResult) -> dict[str, str]:
+    """The metric's arguments but for what it works on."""
+    hidden = ("model", "explainer", "forward_arg_extractor", "additional_forward_arg_extractor")
+    metric = result.metric
+    return {
+        name: describe(type(metric), name, value) for name, value in metric.get_params().items() if name not in hidden
+    }
+
+
+def parameters(entry: Entry) -> list[Parameter]:
+    """Every argument of an explainer and its post-processing, default beside tuned."""
+    default, tuned = _described(entry.default), _described(entry.tuned)
+    return [Parameter(name, default.get(name, "–"), tuned.get(name, "–")) for name in {**default, **tuned}]
+
+
+def _described(configuration: Configuration) -> dict[str, str]:
+    explainer = {
+        name: describe(type(configuration.explainer), name, value)
+        for name, value in configuration.explainer.get_params().items()
+        if name not in ("model", "forward_arg_extractor", "additional_forward_arg_extractor")
+    }
+    after = configuration.postprocessor.get_params()
+    return explainer | {name: describe(PostProcessor, name, value) for name, value in after.items()}
+
+
+def describe(owner: type[Tunable], name: str, value: Any) -> str:
+    """The value of an argument, in words; a role by its name and its own parameters.
+
+    Example:
+        >>> from pnpxai.baselines import Blur
+        >>> describe(PostProcessor, "pooling_fn", "sum"), describe(PostProcessor, "baseline_fn", Blur(3.0))
+        ('sum', 'blur (sigma 3)')
+    """
+    role = owner.TUNABLES.get(name)
+    if isinstance(value, str) and isinstance(role, type) and issubclass(role, Role):
+        value = role.resolve(value)
+    if isinstance(value, Role):
+        own = ", ".join(f"{key} {describe(type(value), key, each)}" for key, each in value.get_params().items())
+        return f"{value.NAME} ({own})" if own else value.NAME
+    if isinstance(value, tuple | list):
+        return " × ".join(describe(owner, "", each) for each in value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value.__name__ if isinstance(value, type) or callable(value) and not isinstance(value, Tunable) else str(value)

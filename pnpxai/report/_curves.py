@@ -1,0 +1,89 @@
+"""The winner's perturbation curves on each sample, drawn beside those of a random map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pnpxai.metrics import AbPC, Curves, Deletion, Insertion, LeRF, Metric, MoRF
+from pnpxai.report._charts import Axis, axis_over, polyline
+from pnpxai.tuning import TuneResult
+
+WIDTH, HEIGHT = 470.0, 190.0
+LEFT, TOP, RIGHT, BOTTOM = 46.0, 10.0, 10.0, 34.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: ``style`` names how it is drawn, ``points`` are SVG's."""
+
+    name: str
+    style: str
+    points: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Perturbation curves of one sample.
+
+    Attributes:
+        across: the fraction of features removed.
+        up: the model's score.
+        lines: the winner's and the random map's curves.
+        area: the region between the winner's curves, as SVG points.
+        abpc: the area of that region.
+        random_abpc: the same for the random map.
+    """
+
+    across: Axis
+    up: Axis
+    lines: tuple[Line, ...]
+    area: str
+    abpc: float
+    random_abpc: float
+    width: float = WIDTH
+    height: float = HEIGHT
+
+
+def curve_metric(result: TuneResult) -> AbPC | MoRF | LeRF | Deletion | Insertion:
+    """The metric of the tuning if it reads curves, otherwise AbPC as it comes, on the same model."""
+    metric: Metric = result.metric
+    if isinstance(metric, AbPC | MoRF | LeRF | Deletion | Insertion):
+        return metric
+    return AbPC(
+        metric.model,
+        forward_arg_extractor=metric.forward_arg_extractor,
+        additional_forward_arg_extractor=metric.additional_forward_arg_extractor,
+        channel_dim=metric.channel_dim,
+    )
+
+
+def charts(result: TuneResult, inputs: Any, targets: Any, maps: Tensor, random_maps: Tensor) -> list[Chart]:
+    """One chart a sample for maps ``(n, …)`` and control maps of the same shape."""
+    metric = curve_metric(result)
+    best, random = (metric.curves(inputs, targets, each) for each in (maps, random_maps))
+    return [_chart(best, random, row) for row in range(len(maps))]
+
+
+def _chart(best: Curves, random: Curves, row: int) -> Chart:
+    fractions = best.fractions.tolist()
+    named = {
+        ("least relevant first (LeRF)", "lerf"): best.lerf[row].tolist(),
+        ("most relevant first (MoRF)", "morf"): best.morf[row].tolist(),
+        ("random map, both directions", "random"): random.lerf[row].tolist(),
+        ("", "random"): random.morf[row].tolist(),
+    }
+    across = Axis(0.0, 1.0, WIDTH - LEFT - RIGHT, LEFT)
+    reach = axis_over((each for ys in named.values() for each in ys), 1.0, include=0.0, margin=0.03)
+    up = Axis(min(0.0, reach.low) if reach.low < -0.1 * reach.high else 0.0, reach.high, HEIGHT - TOP - BOTTOM, TOP, True)
+    lines = [Line(name, style, polyline(fractions, ys, across, up)) for (name, style), ys in named.items()]
+    return Chart(
+        across,
+        up,
+        tuple(lines),
+        polyline(fractions + fractions[::-1], best.lerf[row].tolist() + best.morf[row].tolist()[::-1], across, up),
+        float(best.lerf_area[row] - best.morf_area[row]),
+        float(random.lerf_area[row] - random.morf_area[row]),
+    )

@@ -1,0 +1,107 @@
+"""Puts what was gathered into the page."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.resources
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pnpxai.errors import ParameterError
+from pnpxai.forward import n_samples as count_samples
+from pnpxai.report import _contents, _numbers
+from pnpxai.report._colour import DIVERGING, PERCENTILE, SEQUENTIAL, gradient
+from pnpxai.report._curves import curve_metric
+from pnpxai.report._samples import ClassNames, samples
+from pnpxai.tuning import TuneResult
+
+
+def write_report(
+    result: TuneResult,
+    path: str | Path,
+    *,
+    images: Any = None,
+    names: Sequence[str] | None = None,
+    class_names: ClassNames = None,
+    n_explainers: int = 4,
+    n_samples: int = 12,
+    title: str | None = None,
+) -> Path:
+    """Write a result as one HTML file that needs nothing else: no network, no script, pictures inside.
+
+    Maps and curves of the samples shown are computed again.
+
+    Args:
+        result: what `pnpxai.tune` returned.
+        path: of the file; folders on the way are made.
+        images: for each sample the picture its maps are laid over, of the size the model sees: ``(h, w)``,
+            ``(h, w, 3)`` or ``(3, h, w)``, whole numbers to 255 or reals to 1. None stretches the inputs themselves.
+        names: of the samples.
+        class_names: by class index.
+        n_explainers: how many of the best are shown on each sample.
+        n_samples: how many samples are shown, those of the hold-out first.
+        title: of the model; None for its class.
+
+    Returns:
+        The path.
+
+    Raises:
+        ParameterError: numbers of pictures or names that differ from the number of samples, or a folder as path.
+    """
+    path = Path(path)
+    n = count_samples(result.inputs)
+    for what, given in (("images", images), ("names", names)):
+        if given is not None and len(given) != n:
+            raise ParameterError(f"one of {what} for each of {n} samples", f"{len(given)}", "Pass as many as inputs.")
+    for what, value in (("n_explainers", n_explainers), ("n_samples", n_samples)):
+        if not isinstance(value, int) or value < 1:
+            raise ParameterError(f"{what} to be a whole number from 1", f"{value!r}", "Show at least one.")
+    if path.is_dir():
+        raise ParameterError("the path of a file", f"the folder {path}", f"Pass {path / 'report.html'}, for example.")
+    shown = sorted((*result.holdout_index, *result.tuning_index)[:n_samples])
+    named = list(names) if names is not None else [f"Sample {i}" for i in range(n)]
+    parts = samples(result, shown, images, named, class_names, n_explainers)
+    model = result.explainer.model
+    page = _environment().from_string(_template()).render(
+        result=result,
+        model_name=title or type(model).__name__,
+        model=model,
+        n_parameters=sum(each.numel() for each in model.parameters()),
+        n_samples=n,
+        names=named,
+        architecture=_contents.architecture(result),
+        recommended=_contents.recommended(result),
+        reasons=_contents.reasons(result),
+        board=_contents.board(result),
+        entries=[(each, _contents.parameters(each)) for each in result.entries],
+        metric=_contents.metric_parameters(result),
+        metric_name=type(result.metric).__name__,
+        curve_name=type(curve_metric(result)).__name__,
+        samples=parts,
+        percentile=PERCENTILE,
+        diverging=gradient(DIVERGING),
+        sequential=gradient(SEQUENTIAL),
+        date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": _numbers.number,
+        "tick": _numbers.tick,
+        "cost": _numbers.cost,
+    }
+    return environment
+
+
+def _template() -> str:
+    return importlib.resources.files("pnpxai.report").joinpath("template.html.jinja").read_text(encoding="utf-8")

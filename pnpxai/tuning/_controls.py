@@ -1,0 +1,50 @@
+"""Maps that know nothing of the model: what any explanation has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def random_map(inputs: Tensor, channel_dim: int | None = 1, seed: int = 0) -> Tensor:
+    """Independent uniform noise, the same for each sample: ``(n, …)`` without channels."""
+    shape = _positions(inputs, channel_dim)
+    noise = torch.rand(shape[1:], generator=torch.Generator().manual_seed(seed))
+    return noise.expand(shape).to(inputs)
+
+
+def edge_map(inputs: Tensor, channel_dim: int | None = 1, seed: int = 0) -> Tensor:
+    """How much the input itself changes around each position: the magnitude of its gradient in space or time."""
+    pooled = inputs if channel_dim is None or inputs.ndim < 3 else inputs.float().mean(channel_dim)
+    total = torch.zeros_like(pooled)
+    for dim in range(1, pooled.ndim):
+        if pooled.shape[dim] > 1:
+            total = total + torch.gradient(pooled, dim=dim)[0] ** 2
+    return total.sqrt().to(inputs)
+
+
+def centre_map(inputs: Tensor, channel_dim: int | None = 1, seed: int = 0) -> Tensor:
+    """Minus the distance from the middle: photographers put the object there."""
+    shape = _positions(inputs, channel_dim)
+    squared = torch.zeros(shape[1:])
+    for dim, size in enumerate(shape[1:]):
+        offset = torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
+        squared = squared + offset.reshape([-1 if each == dim else 1 for each in range(len(shape) - 1)]) ** 2
+    return (-squared.sqrt()).expand(shape).to(inputs)
+
+
+CONTROLS: dict[str, Callable[[Tensor, int | None, int], Tensor]] = {
+    "random": random_map,
+    "edge": edge_map,
+    "centre": centre_map,
+}
+"""Name to a function of inputs ``(n, …)``, channel dimension and seed."""
+
+
+def _positions(inputs: Tensor, channel_dim: int | None) -> list[int]:
+    shape = list(inputs.shape)
+    if channel_dim is not None and inputs.ndim > 2:
+        del shape[channel_dim]
+    return shape

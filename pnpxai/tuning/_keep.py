@@ -1,0 +1,192 @@
+"""Keeping a result: JSON for what was found, safetensors for the tensors; never a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pnpxai.errors import StudyError
+from pnpxai.explainers import EXPLAINERS
+from pnpxai.metrics import METRICS
+from pnpxai.modality import MODALITIES
+from pnpxai.postprocess import PostProcessor
+from pnpxai.tunable import Role, Tunable
+from pnpxai.tuning._result import Configuration, Entry, TuneResult
+from pnpxai.tuning._statistics import Gain
+
+FORMAT = 1
+_MODEL = {"model": "the user's"}
+
+
+def save(result: TuneResult, folder: Path) -> Path:
+    """Write ``result.json`` and ``tensors.safetensors`` into ``folder``.
+
+    Raises:
+        StudyError: a parameter that JSON cannot hold, such as a function.
+    """
+    tensors: dict[str, Tensor] = {}
+    kept = {
+        "format": FORMAT,
+        "entries": [
+            {
+                "name": each.name,
+                "default": _configuration(each.default, tensors),
+                "tuned": None if each.tuned is each.default else _configuration(each.tuned, tensors),
+                "gain": asdict(each.gain) if each.gain else None,
+                "n_trials": each.n_trials,
+                "failures": list(each.failures),
+            }
+            for each in result.entries
+        ],
+        "failed": dict(result.failed),
+        "metric": _plain(result.metric.set_kwargs(explainer=None), tensors),
+        "modality": _plain(result.modality, tensors),
+        "controls": {name: list(scores) for name, scores in result.controls.items()},
+        "inputs": _plain(result.inputs, tensors),
+        "targets": _plain(result.targets, tensors),
+        "tuning_index": list(result.tuning_index),
+        "holdout_index": list(result.holdout_index),
+        "n_forwards": result.n_forwards,
+        "seconds": result.seconds,
+        "seed": result.seed,
+        "versions": dict(result.versions),
+        "caveats": list(result.caveats),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(kept, indent=2), encoding="utf-8")
+    save_file({name: each.contiguous() for name, each in tensors.items()}, folder / "tensors.safetensors")
+    return folder
+
+
+def load(folder: Path, model: nn.Module) -> TuneResult:
+    """The result kept by `save`, its explainers and metric on ``model``.
+
+    Raises:
+        StudyError: there is none, or it was written by another version of the format.
+    """
+    try:
+        kept = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "tensors.safetensors")
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"a folder written by TuneResult.save at {folder.name!r}", f"{error}", "Save first."
+        ) from error
+    if kept.get("format") != FORMAT:
+        raise StudyError(f"format {FORMAT} of a saved result", f"{kept.get('format')}", "Tune again and save.")
+
+    def rebuilt(value: Any) -> Any:
+        return _rebuilt(value, tensors, model)
+
+    def configuration(value: Mapping[str, Any]) -> Configuration:
+        parts = {"explainer": rebuilt(value["explainer"]), "postprocessor": rebuilt(value["postprocessor"])}
+        scores = {name: tuple(value[name]) for name in ("tuning_scores", "holdout_scores")}
+        return Configuration(**{**value, **parts, **scores})
+
+    entries = []
+    for each in kept["entries"]:
+        default = configuration(each["default"])
+        entries.append(
+            Entry(
+                each["name"],
+                default,
+                configuration(each["tuned"]) if each["tuned"] else default,
+                Gain(**each["gain"]) if each["gain"] else None,
+                each["n_trials"],
+                tuple(each["failures"]),
+            )
+        )
+    return TuneResult(
+        entries=tuple(entries),
+        failed=kept["failed"],
+        metric=rebuilt(kept["metric"]),
+        modality=rebuilt(kept["modality"]),
+        recommendation=None,
+        controls={name: tuple(scores) for name, scores in kept["controls"].items()},
+        inputs=rebuilt(kept["inputs"]),
+        targets=rebuilt(kept["targets"]),
+        tuning_index=tuple(kept["tuning_index"]),
+        holdout_index=tuple(kept["holdout_index"]),
+        n_forwards=kept["n_forwards"],
+        seconds=kept["seconds"],
+        seed=kept["seed"],
+        versions=kept["versions"],
+        caveats=tuple(kept["caveats"]),
+    )
+
+
+def _configuration(configuration: Configuration, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return {
+        "explainer": _plain(configuration.explainer, tensors),
+        "postprocessor": _plain(configuration.postprocessor, tensors),
+        "params": dict(configuration.params),
+        "tuning_scores": list(configuration.tuning_scores),
+        "holdout_scores": list(configuration.holdout_scores),
+        "n_forwards": configuration.n_forwards,
+        "seconds": configuration.seconds,
+    }
+
+
+def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        name = f"tensor{len(tensors)}"
+        tensors[name] = value.detach().cpu().clone()
+        return {"tensor": name}
+    if isinstance(value, nn.Module):
+        return _MODEL
+    if isinstance(value, Tunable):
+        return {"class": _name(value), "params": _plain(value.get_params(), tensors)}
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(each, tensors) for each in value]}
+    if isinstance(value, list):
+        return [_plain(each, tensors) for each in value]
+    if isinstance(value, Mapping):
+        return {"mapping": {str(name): _plain(each, tensors) for name, each in value.items()}}
+    raise StudyError(
+        "parameters that JSON can hold, to save a result",
+        f"{type(value).__name__}: {value!r}",
+        "Name the function's class, or keep the study's storage instead.",
+    )
+
+
+def _rebuilt(value: Any, tensors: Mapping[str, Tensor], model: nn.Module) -> Any:
+    if isinstance(value, list):
+        return [_rebuilt(each, tensors, model) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value == _MODEL:
+        return model
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "tuple" in value:
+        return tuple(_rebuilt(each, tensors, model) for each in value["tuple"])
+    if "mapping" in value:
+        return {name: _rebuilt(each, tensors, model) for name, each in value["mapping"].items()}
+    return _class(value["class"])(**_rebuilt(value["params"], tensors, model))
+
+
+def _name(value: Tunable) -> str:
+    kinds = [type(value).__name__]
+    for role in type(value).__mro__:
+        if Role in role.__bases__:
+            kinds.insert(0, role.__name__)
+    return ".".join(kinds)
+
+
+def _class(name: str) -> type[Tunable]:
+    role, _, own = name.rpartition(".")
+    if role:
+        listed = next(each for each in Role.__subclasses__() if each.__name__ == role).REGISTRY.values()
+        return next(each for each in listed if each.__name__ == own)
+    known: dict[str, type[Tunable]] = {**EXPLAINERS, **METRICS, "PostProcessor": PostProcessor}
+    known |= {each.__name__: each for each in MODALITIES.values()}
+    if name not in known:
+        raise StudyError("a class that is registered", name, "Import the module that defines it before loading.")
+    return known[name]

@@ -1,0 +1,378 @@
+"""``tune``: split the samples, search, and judge what was found on samples the search never saw."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+import torch
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pnpxai.errors import ParameterError, PnPXAIError, StudyError, unknown_name
+from pnpxai.explainers import Explainer
+from pnpxai.forward import Extractor, Request, Targets, count_forwards, model_reference, take_samples
+from pnpxai.guard import guard
+from pnpxai.metrics import METRICS, Metric, metric_class
+from pnpxai.modality import Modality, modality_for
+from pnpxai.outputs import TargetFunction
+from pnpxai.postprocess import PostProcessor
+from pnpxai.recommender import ExplainerLike, Recommendation, explainers_for, recommend
+from pnpxai.tunable import to_json
+from pnpxai.tuning._controls import CONTROLS
+from pnpxai.tuning._maps import MapCache, take_targets
+from pnpxai.tuning._objective import Objective
+from pnpxai.tuning._result import Configuration, Entry, TuneResult
+from pnpxai.tuning._statistics import FEWEST_TO_CONFIRM, paired_gain
+from pnpxai.tuning._study import enqueue_defaults, n_finished, open_study, quiet_optuna, sampler_for
+
+PRUNERS = ("wilcoxon",)
+
+
+def tune(
+    model: nn.Module,
+    inputs: Any,
+    targets: Targets = None,
+    *,
+    explainers: Sequence[ExplainerLike] | None = None,
+    metric: str | type[Metric] | Metric = "abpc",
+    modality: str | Modality | None = None,
+    postprocessor: PostProcessor | None = None,
+    n_trials: int = 50,
+    timeout: float | None = None,
+    seed: int = 0,
+    holdout: float | int = 0.5,
+    sampler: str | BaseSampler = "tpe",
+    pruner: Literal["wilcoxon"] | None = "wilcoxon",
+    storage: str | BaseStorage | None = None,
+    study_name: str | None = None,
+    workers: int = 1,
+    progress: bool = True,
+    forward_arg_extractor: Extractor | None = None,
+    additional_forward_arg_extractor: Extractor | None = None,
+) -> TuneResult:
+    """Find the explanation of a model that a metric trusts most, with its settings, and check it on unseen samples.
+
+    One Optuna study searches explainers, their parameters and the post-processing of their maps on the tuning
+    samples; the default of each explainer comes first. Then each explainer's tuned and default configuration are
+    compared, sample by sample, on the hold-out; unless the interval of the gain lies above zero, the default is
+    recommended.
+
+    Args:
+        model: never changed.
+        inputs: a batch ``(n, …)``, or what the extractors understand.
+        targets: class indices ``(n,)``, an int, None for the predicted classes, or a function of the outputs.
+        explainers: names, classes or instances; None for those `recommend` proves to fit.
+        metric: a name, class or instance of `pnpxai.metrics`.
+        modality: a name or object; None guesses from the inputs.
+        postprocessor: where the search for post-processing starts; None for the modality's usual one.
+        n_trials: finished trials the study ends with, those of earlier runs of the same study included.
+        timeout: seconds after which no further trial is begun.
+        seed: of the split, the sampler and the bootstrap.
+        holdout: how many samples judge and are not tuned on, as a share below 1 or as a number.
+        sampler: ``"tpe"``, ``"random"`` or an Optuna sampler.
+        pruner: ``"wilcoxon"`` stops a configuration that has lost a paired test against the best so far; None never.
+        storage: as Optuna takes it (``sqlite:///…``, a storage object); an existing study goes on.
+        study_name: as Optuna takes it.
+        workers: processes; one.
+        progress: show a bar with an estimate of the time left.
+        forward_arg_extractor: as for explainers.
+        additional_forward_arg_extractor: as for explainers.
+
+    Raises:
+        ParameterError: a hold-out larger than the data, an unknown name, a number out of range.
+        StudyError: no trial succeeded, or a stored study is about something else.
+    """
+    _check_numbers(n_trials=n_trials, timeout=timeout, workers=workers, pruner=pruner)
+    sampler_for(sampler, seed)
+    scorer = metric_for(metric, model, forward_arg_extractor, additional_forward_arg_extractor)
+    start = time.perf_counter()
+    with quiet_optuna(), count_forwards() as counter:
+        explained, fixed_targets = _resolve(
+            model, inputs, targets, forward_arg_extractor, additional_forward_arg_extractor
+        )
+        kind = modality_for(modality, explained)
+        if not isinstance(metric, Metric):
+            scorer = scorer.set_kwargs(channel_dim=kind.channel_dim)
+        n = len(explained)
+        tuning_index, holdout_index = split(n, holdout, fixed_targets, seed)
+        found: Recommendation | None = None
+        extractors = forward_arg_extractor, additional_forward_arg_extractor
+        if explainers is None:
+            found = recommend(
+                model,
+                inputs,
+                fixed_targets,
+                modality=kind,
+                forward_arg_extractor=forward_arg_extractor,
+                additional_forward_arg_extractor=additional_forward_arg_extractor,
+            )
+        named = _named(found.explainers if found else explainers_for(model, explainers, *extractors))
+        cache = MapCache(inputs, fixed_targets)
+        objective = Objective(
+            named,
+            postprocessor or kind.postprocessor,
+            kind.candidates,
+            scorer,
+            cache,
+            tuning_index,
+            race=pruner is not None,
+        )
+        study = open_study(
+            maximize=type(scorer).HIGHER_IS_BETTER,
+            sampler=sampler,
+            seed=seed,
+            storage=storage,
+            study_name=study_name,
+            identity={
+                "metric": to_json(scorer),
+                "explainers": {name: to_json(each) for name, each in named.items()},
+                "inputs": to_json(inputs),
+                "targets": to_json(fixed_targets),
+                "tuning samples": list(tuning_index),
+            },
+        )
+        enqueue_defaults(study, [objective.default_params(name) for name in named])
+        search(study, objective, n_trials, timeout, progress)
+        entries, failed = judge(study, objective, holdout_index, seed, progress)
+        controls = control_scores(objective, holdout_index or tuning_index, explained, seed)
+    if not entries:
+        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        raise StudyError("at least one explainer that can be scored", reasons, "See `recommend` for what fits.")
+    return TuneResult(
+        entries=tuple(entries),
+        failed=failed,
+        metric=scorer,
+        modality=kind,
+        recommendation=found,
+        controls=controls,
+        inputs=inputs,
+        targets=fixed_targets,
+        tuning_index=tuple(tuning_index),
+        holdout_index=tuple(holdout_index),
+        n_forwards=counter.n_samples,
+        seconds=time.perf_counter() - start,
+        seed=seed,
+        versions=versions(),
+        caveats=tuple(_caveats(entries, tuning_index, holdout_index, controls, targets, scorer)),
+        study=study,
+    )
+
+
+def search(
+    study: optuna.Study, objective: Objective, n_trials: int, timeout: float | None = None, progress: bool = False
+) -> None:
+    """Run trials until the study has ``n_trials`` finished ones; a failing trial is recorded and the study goes on."""
+    for known in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if len(known.user_attrs["scores"]) == len(objective.index):
+            objective.remember(known.user_attrs["scores"])
+    remaining = n_trials - n_finished(study)
+    if remaining <= 0:
+        return
+    with tqdm(total=n_trials, initial=n_trials - remaining, desc="tuning", unit="trial", disable=not progress) as bar:
+
+        def advance(study: optuna.Study, trial: FrozenTrial) -> None:
+            bar.update()
+            if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                bar.set_postfix_str(f"best {study.best_value:.3f} {study.best_trial.params['explainer']}")
+
+        study.optimize(objective, n_trials=remaining, timeout=timeout, catch=(Exception,), callbacks=[advance])
+
+
+def judge(
+    study: optuna.Study, objective: Objective, holdout_index: Sequence[int], seed: int, progress: bool = False
+) -> tuple[list[Entry], dict[str, str]]:
+    """Each explainer's tuned and default configuration on the hold-out, best tuning score first; and who failed."""
+    sign = 1 if type(objective.metric).HIGHER_IS_BETTER else -1
+    entries: list[Entry] = []
+    failed: dict[str, str] = {}
+    trials = study.get_trials(deepcopy=False)
+    for name in tqdm(objective.explainers, desc="judging", unit="explainer", disable=not progress):
+        own = [each for each in trials if each.params.get("explainer") == name]
+        failures = tuple(dict.fromkeys(each.user_attrs["failure"] for each in own if "failure" in each.user_attrs))
+        complete = [
+            each
+            for each in own
+            if each.state == TrialState.COMPLETE and len(each.user_attrs["scores"]) == len(objective.index)
+        ]
+        if not complete:
+            failed[name] = "; ".join(failures) or "no trial of it was run; allow more trials or time."
+            continue
+        best = max(complete, key=lambda each: sign * float(np.mean(each.user_attrs["scores"])))
+        first = next((each for each in complete if each.user_attrs.get("default")), best)
+        if first.value == best.value:
+            best = first
+        try:
+            default = _configuration(objective, first, holdout_index)
+            tuned = default if best is first else _configuration(objective, best, holdout_index)
+        except PnPXAIError as error:
+            failed[name] = f"on the hold-out: {error}"
+            continue
+        gain = None
+        if holdout_index:
+            gain = paired_gain(
+                tuned.holdout_scores,
+                default.holdout_scores,
+                higher_is_better=type(objective.metric).HIGHER_IS_BETTER,
+                seed=seed,
+            )
+        n_trials = sum(each.state.is_finished() for each in own)
+        entries.append(Entry(name, default, tuned, gain, n_trials, failures))
+    entries.sort(key=lambda each: -sign * float(np.mean(each.tuned.tuning_scores)))
+    return entries, failed
+
+
+def control_scores(
+    objective: Objective, index: Sequence[int], explained: Tensor, seed: int
+) -> dict[str, tuple[float, ...]]:
+    """Scores of random, edge and centre maps; none for a metric that has to explain again."""
+    inputs, targets = take_samples(objective.cache.inputs, index), take_targets(objective.cache.targets, index)
+    rows = explained[list(index)]
+    scores: dict[str, tuple[float, ...]] = {}
+    for name, control in CONTROLS.items():
+        maps = control(rows, objective.metric.channel_dim, seed)
+        try:
+            scores[name] = tuple(float(each) for each in objective.metric.evaluate(inputs, targets, maps))
+        except ParameterError:
+            return {}
+    return scores
+
+
+def split(n: int, holdout: float | int, targets: Tensor | TargetFunction, seed: int) -> tuple[list[int], list[int]]:
+    """Disjoint tuning and hold-out samples, spread over the classes; a single sample has no hold-out.
+
+    Raises:
+        ParameterError: a hold-out that leaves nothing to tune on.
+    """
+    share = isinstance(holdout, float) and 0 <= holdout < 1
+    size = int(n * holdout) if share else holdout
+    if isinstance(holdout, bool) or not isinstance(size, int) or size < 0 or size >= n:
+        raise ParameterError(
+            f"holdout as a share from 0 to below 1, or a number of samples below the {n} there are",
+            f"{holdout!r}",
+            "Leave at least one sample to tune on.",
+        )
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(n)
+    if isinstance(targets, Tensor):
+        classes = targets.cpu().numpy()[order]
+        order = order[np.argsort(classes, kind="stable")]
+    picked = {int(each) for each in np.floor((np.arange(size) + generator.random()) * n / size)} if size else set()
+    chosen = {int(order[each]) for each in picked}
+    tuning = [int(each) for each in generator.permutation(n) if int(each) not in chosen]
+    return tuning, sorted(chosen)
+
+
+def metric_for(
+    metric: str | type[Metric] | Metric,
+    model: nn.Module,
+    forward_arg_extractor: Extractor | None = None,
+    additional_forward_arg_extractor: Extractor | None = None,
+) -> Metric:
+    """A metric on ``model`` from a name, class or instance.
+
+    Raises:
+        UnknownNameError: a name that is no metric.
+    """
+    if isinstance(metric, str):
+        metric = metric_class(metric)
+    if isinstance(metric, type) and issubclass(metric, Metric):
+        return metric(
+            model,
+            forward_arg_extractor=forward_arg_extractor,
+            additional_forward_arg_extractor=additional_forward_arg_extractor,
+        )
+    if not isinstance(metric, Metric):
+        raise unknown_name("metric", metric, METRICS)
+    return metric
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on."""
+    packages = ("pnpxai", "torch", "optuna", "captum", "zennit", "numpy", "scipy", "scikit-image")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def _resolve(
+    model: nn.Module, inputs: Any, targets: Targets, forward_arg_extractor: Any, additional: Any
+) -> tuple[Tensor, Tensor | TargetFunction]:
+    model_reference(model)
+    with guard(model), torch.inference_mode(False):
+        request = Request.build(model, inputs, targets, forward_arg_extractor, additional)
+        _ = request.outputs
+        fixed = request.targets
+        return request.inputs[0].cpu(), fixed.cpu() if isinstance(fixed, Tensor) else fixed
+
+
+def _named(explainers: Sequence[Explainer]) -> dict[str, Explainer]:
+    if not explainers:
+        raise StudyError("at least one explainer that fits the model", "none", "See `recommend` for the reasons.")
+    named: dict[str, Explainer] = {}
+    for each in explainers:
+        name = type(each).__name__
+        same = sum(type(other).__name__ == name for other in named.values())
+        named[f"{name}#{same + 1}" if same else name] = each
+    return named
+
+
+def _configuration(objective: Objective, trial: FrozenTrial, holdout_index: Sequence[int]) -> Configuration:
+    explainer, postprocessor = objective.build(trial)
+    configuration = Configuration(
+        explainer,
+        postprocessor,
+        {name: value for name, value in trial.params.items() if name != "explainer"},
+        tuple(trial.user_attrs["scores"]),
+        n_forwards=trial.user_attrs["explain_forwards"],
+        seconds=trial.user_attrs["explain_seconds"],
+    )
+    if not holdout_index:
+        return configuration
+    return replace(configuration, holdout_scores=tuple(objective.scores(explainer, postprocessor, holdout_index)))
+
+
+def _check_numbers(*, n_trials: int, timeout: float | None, workers: int, pruner: object) -> None:
+    if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1:
+        raise ParameterError("n_trials to be a whole number from 1", f"{n_trials!r}", "Ask for at least one trial.")
+    if timeout is not None and not timeout > 0:
+        raise ParameterError("timeout in seconds above 0, or None", f"{timeout!r}", "Leave it out for no limit.")
+    if workers != 1:
+        raise ParameterError("workers to be 1", f"{workers!r}", "Run one process for each study.")
+    if pruner is not None and pruner not in PRUNERS:
+        raise unknown_name("pruner", pruner, PRUNERS)
+
+
+def _caveats(
+    entries: Sequence[Entry],
+    tuning_index: Sequence[int],
+    holdout_index: Sequence[int],
+    controls: Mapping[str, Sequence[float]],
+    targets: Targets,
+    metric: Metric,
+) -> list[str]:
+    notes: list[str] = []
+    if not holdout_index:
+        notes.append("There was no hold-out: scores are those of the samples that were tuned on, which flatters them.")
+    elif len(holdout_index) < FEWEST_TO_CONFIRM:
+        few = len(holdout_index)
+        notes.append(f"{few} hold-out samples cannot confirm a gain at 95 %; it takes at least {FEWEST_TO_CONFIRM}.")
+    if len(tuning_index) < 16:
+        notes.append(f"The search saw {len(tuning_index)} samples; more would make the choice of explainer steadier.")
+    if targets is None:
+        notes.append("Targets are the predicted classes: this says nothing about whether the predictions are right.")
+    if entries and controls:
+        winner = entries[0].tuned
+        judged = winner.holdout_scores or winner.tuning_scores
+        sign = 1 if type(metric).HIGHER_IS_BETTER else -1
+        better = [name for name, scores in controls.items() if sign * (np.mean(scores) - np.mean(judged)) >= 0]
+        if better:
+            notes.append(f"A map that knows nothing of the model does as well by this metric: {', '.join(better)}.")
+    return notes

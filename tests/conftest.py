@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from pnpxai import forward
+from pnpxai.explainers import EXPLAINERS
+from pnpxai.metrics import METRICS
+
+
+@pytest.fixture(autouse=True)
+def _registries_and_defaults() -> Iterator[None]:
+    """Classes a test defines leave the registries with it; no test may change torch's defaults."""
+    explainers, metrics = dict(EXPLAINERS), dict(METRICS)
+    yield
+    for registry, before in ((EXPLAINERS, explainers), (METRICS, metrics)):
+        registry.clear()
+        registry.update(before)
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+
+
+@pytest.fixture
+def set_chunk_size(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make every request stream so many samples at once, unless it is told otherwise."""
+    original = forward.default_chunk_size
+
+    def set_to(size: int) -> None:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("pnpxai") and getattr(module, "default_chunk_size", None) is not None:
+                monkeypatch.setattr(module, "default_chunk_size", lambda inputs: size)
+        assert forward.default_chunk_size is not original
+
+    return set_to

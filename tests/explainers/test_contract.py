@@ -1,0 +1,481 @@
+"""What every registered explainer must do; a new class is tested from the moment it is registered."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from torch import Tensor, nn
+
+import pnpxai.explainers  # noqa: F401  # registers the explainers
+from pnpxai.errors import ModelError, PnPXAIError
+from pnpxai.explainers import EXPLAINERS, Explainer
+from pnpxai.forward import count_forwards
+from pnpxai.modules import MODULE_KINDS, detect_model_architecture
+from pnpxai.tunable import Role, Tunable, constructor_parameters
+from tests import nets
+from tests.harm import untouched
+from tests.nets import RaisesAt, Wrapped, as_dict, as_tuple, batch, breaks_in_backward, seeded, times_backward_broke
+
+FLOAT32 = 2e-4
+"""Of a map's largest magnitude: some hundreds of float32 sums in another order (2**-24 each), amplified by Adam's or a
+rule's divisions."""
+FLOAT64 = 1e-9
+SAME = 1e-6
+"""The same sums in the same order; the processor may still take another path for another memory alignment."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A tiny network and the shape of its inputs."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+
+    def net(self) -> nn.Module:
+        return seeded(self.build())
+
+    def inputs(self, n: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
+        return batch(n, *self.shape, dtype=dtype)
+
+
+GROUNDS = [
+    Ground(nets.VGGLike, (3, 16, 16)),
+    Ground(nets.TimeCNN, (2, 24)),
+    Ground(nets.MLP, (6,)),
+    Ground(nets.TinyTransformer, (8, 4)),
+    Ground(nets.LSTMClassifier, (8, 4)),
+]
+CHEAP = 12
+"""What a budget is set to where it may be."""
+
+
+def grounds(cls: type[Explainer]) -> Iterator[Ground]:
+    """The networks that the class declares to support."""
+    for ground in GROUNDS:
+        kinds = detect_model_architecture(ground.net(), ground.inputs(1)).kinds
+        fits = kinds & set(cls.SUPPORTED_MODULES) and not kinds & set(cls.EXCLUDED_MODULES)
+        if fits and (not cls.INPUT_NDIMS or len(ground.shape) + 1 in cls.INPUT_NDIMS):
+            yield ground
+
+
+def cheap(cls: type[Explainer]) -> dict[str, Any]:
+    """Small budgets for the class."""
+    return {
+        name: CHEAP if name not in cls.LIMITS or cls.LIMITS[name].allows(CHEAP) else _low(cls.TUNABLES[name])
+        for name in cls.BUDGET
+    }
+
+
+def _low(space: Any) -> Any:
+    return space.choices[0] if isinstance(space, CategoricalDistribution) else space.low
+
+
+def maps_of(explainer: Explainer, inputs: Any, targets: Any = 1) -> Tensor:
+    maps = explainer.attribute(inputs, targets)
+    assert isinstance(maps, Tensor)
+    assert torch.isfinite(maps).all()
+    return maps
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference, as a share of the largest magnitude."""
+    assert a.shape == b.shape
+    return float((a - b).abs().max() / torch.maximum(a.abs().max(), b.abs().max()).clamp(min=1e-30))
+
+
+CLASSES = [pytest.param(cls, id=name) for name, cls in sorted(EXPLAINERS.items())]
+PAIRS = [
+    pytest.param(cls, ground, id=f"{name}-{ground.build.__name__}")
+    for name, cls in sorted(EXPLAINERS.items())
+    for ground in grounds(cls)
+]
+PARAMETERS = [
+    pytest.param(cls, name, id=f"{cls.__name__}-{name}")
+    for _, cls in sorted(EXPLAINERS.items())
+    for name in cls.TUNABLES
+]
+each_class = pytest.mark.parametrize("cls", CLASSES)
+each_pair = pytest.mark.parametrize(("cls", "ground"), PAIRS)
+
+
+def first(cls: type[Explainer]) -> tuple[Ground, nn.Module, Explainer]:
+    ground = next(grounds(cls))
+    net = ground.net()
+    return ground, net, cls(net, **cheap(cls))
+
+
+def test_there_are_explainers() -> None:
+    assert len(EXPLAINERS) >= 2
+
+
+@each_class
+def test_the_declaration_is_complete(cls: type[Explainer]) -> None:
+    assert EXPLAINERS[cls.__name__] is cls
+    assert not inspect.isabstract(cls)
+    assert getattr(pnpxai.explainers, cls.__name__) is cls
+    assert cls.__name__ in pnpxai.explainers.__all__
+    assert set(cls.SUPPORTED_MODULES) <= set(MODULE_KINDS)
+    assert cls.SUPPORTED_MODULES
+    assert not set(cls.SUPPORTED_MODULES) & set(cls.EXCLUDED_MODULES)
+    assert cls.EXPLANATION_TYPE == "attribution"
+    assert list(constructor_parameters(cls))[:3] == [
+        *("model", "forward_arg_extractor", "additional_forward_arg_extractor")
+    ]
+    assert list(grounds(cls)), "no network of this test fits; add one to GROUNDS"
+
+
+@each_class
+def test_the_docstring_has_arguments_and_an_example(cls: type[Explainer]) -> None:
+    text = inspect.getdoc(cls) or ""
+    assert cls.__doc__ is not None
+    assert ">>>" in text
+    own = set(constructor_parameters(cls)) - set(constructor_parameters(Explainer))
+    inherited = "\n".join(inspect.getdoc(each) or "" for each in cls.__mro__ if issubclass(each, Explainer))
+    missing = [name for name in own if f"{name}:" not in inherited]
+    assert not missing, f"not described: {missing}"
+
+
+@pytest.mark.parametrize(("cls", "name"), PARAMETERS)
+def test_a_tunables_range_is_allowed_and_holds_the_default(cls: type[Explainer], name: str) -> None:
+    space, limit = cls.TUNABLES[name], cls.LIMITS.get(name)
+    default = constructor_parameters(cls)[name].default
+    if isinstance(space, CategoricalDistribution):
+        ends: list[Any] = list(space.choices)
+    elif isinstance(space, FloatDistribution | IntDistribution):
+        ends = [space.low, space.high]
+        assert space.low <= default <= space.high
+        assert limit is not None, "a number without LIMITS"
+    else:
+        assert isinstance(space, type)
+        assert issubclass(space, Tunable)
+        assert not issubclass(space, Role) or isinstance(space.resolve(default), space)
+        return
+    assert limit is None or all(limit.allows(each) for each in [*ends, default])
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_value_outside_its_limits_is_refused(cls: type[Explainer]) -> None:
+    net = first(cls)[1]
+    for name, limit in cls.LIMITS.items():
+        for value in (math.nan, -1e9, object()):
+            if not limit.allows(value):
+                with pytest.raises(PnPXAIError, match=name):
+                    cls(net, **{name: value})
+
+
+def _alternatives(space: BaseDistribution | type[Tunable], default: Any) -> list[Any]:
+    if isinstance(space, CategoricalDistribution):
+        values = list(space.choices)
+    elif isinstance(space, FloatDistribution):
+        middle = math.sqrt(space.low * space.high) if space.log else (space.low + space.high) / 2
+        values = [space.high, middle, space.low]
+    elif isinstance(space, IntDistribution):
+        values = [(space.low + space.high) // 2, space.high, space.low]
+    else:
+        assert isinstance(space, type)
+        assert issubclass(space, Role)
+        values = [each() for each in space.REGISTRY.values()]
+        return [each for each in values if each != space.resolve(default)]
+    return [each for each in values if each != default]
+
+
+@pytest.mark.parametrize(("cls", "name"), PARAMETERS)
+def test_every_tunable_reaches_the_map_or_as_a_budget_the_cost(cls: type[Explainer], name: str) -> None:
+    ground, _, explainer = first(cls)
+    inputs = ground.inputs(2)
+    if name in cls.BUDGET:
+        dearer = explainer.set_kwargs(**{name: 2 * getattr(explainer, name)})
+        costs = []
+        for each in (explainer, dearer):
+            with count_forwards() as counter:
+                maps_of(each, inputs)
+            costs.append(counter.n_samples)
+        assert costs[0] < costs[1]
+        return
+    default = maps_of(explainer, inputs)
+    alternatives = _alternatives(cls.TUNABLES[name], getattr(explainer, name))
+    assert alternatives
+    changes = (distance(maps_of(explainer.set_kwargs(**{name: each}), inputs), default) for each in alternatives)
+    assert any(change > 1e-3 for change in changes)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), [each for each in PARAMETERS if isinstance(each.values[0].TUNABLES[each.values[1]], type)]
+)
+def test_a_roles_own_tunables_reach_the_map(cls: type[Explainer], name: str) -> None:
+    ground, _, explainer = first(cls)
+    role = cls.TUNABLES[name]
+    assert isinstance(role, type)
+    assert issubclass(role, Role)
+    inputs = ground.inputs(2)
+    reached = 0
+    for candidate in role.REGISTRY.values():
+        for inner, space in candidate.TUNABLES.items():
+            filled = explainer.set_kwargs(**{name: candidate()})
+            default = maps_of(filled, inputs)
+            values = _alternatives(space, getattr(candidate(), inner))
+            others = (maps_of(filled.set_kwargs(**{f"{name}.{inner}": each}), inputs) for each in values)
+            assert any(distance(each, default) > 1e-3 for each in others), f"{candidate.__name__}.{inner}"
+            reached += 1
+    assert reached
+
+
+@each_class
+def test_set_kwargs_equals_constructing_anew(cls: type[Explainer]) -> None:
+    ground, net, explainer = first(cls)
+    inputs = ground.inputs(2)
+    before = maps_of(explainer, inputs)
+    for name, space in cls.TUNABLES.items():
+        if name in cls.BUDGET:
+            continue
+        value = _alternatives(space, getattr(explainer, name))[0]
+        changed, anew = explainer.set_kwargs(**{name: value}), cls(net, **{**cheap(cls), name: value})
+        assert changed == anew != explainer
+        assert changed.model is net
+        assert distance(maps_of(changed, inputs), maps_of(anew, inputs)) <= SAME
+    assert distance(maps_of(explainer, inputs), before) <= SAME
+
+
+@each_pair
+def test_copies_and_pickles_explain_alike(cls: type[Explainer], ground: Ground) -> None:
+    net, inputs = ground.net(), ground.inputs(2)
+    explainer = cls(net, **cheap(cls))
+    expected = maps_of(explainer, inputs)
+    copied, pickled = explainer.copy(), pickle.loads(pickle.dumps(explainer))
+    assert copied == explainer
+    assert copied.model is net
+    assert distance(maps_of(copied, inputs), expected) <= SAME
+    assert distance(maps_of(pickled, inputs), expected) <= SAME
+    again = pickle.loads(pickle.dumps(pickled))
+    assert distance(maps_of(again.set_kwargs(model=net), inputs), expected) <= SAME
+
+
+@each_pair
+@pytest.mark.parametrize("chosen", ["given", "predicted"])
+def test_the_shape_is_the_inputs_or_has_one_channel(cls: type[Explainer], ground: Ground, chosen: str) -> None:
+    maps = maps_of(cls(ground.net(), **cheap(cls)), ground.inputs(), 1 if chosen == "given" else None)
+    assert tuple(maps.shape) in {(3, *ground.shape), (3, 1, *ground.shape[1:]) if ground.shape[1:] else (3, *ground.shape)}
+    assert maps.dtype == torch.float32
+    assert not maps.requires_grad
+    assert (maps.flatten(1).std(1) > 0).all(), "a constant map"
+
+
+def _troubled(ground: Ground) -> nn.Module:
+    """A network in a mixed mode, with hooks, frozen parameters and gradients of its own."""
+    net = ground.net().train()
+    modules, parameters = list(net.modules()), list(net.parameters())
+    modules[-1].eval()
+    modules[-1].register_forward_hook(_seen)
+    parameters[0].requires_grad_(False)
+    parameters[-1].grad = torch.full_like(parameters[-1], 0.5)
+    net.own = [1, 2]
+    return net
+
+
+def _seen(*_: Any) -> None:
+    return None
+
+
+@each_pair
+def test_nothing_is_touched(cls: type[Explainer], ground: Ground) -> None:
+    net, inputs, targets = _troubled(ground), ground.inputs(), torch.tensor([1, 0, 2])
+    explainer = cls(net, **cheap(cls))
+    with untouched(net, inputs, targets):
+        maps_of(explainer, inputs, targets)
+    leaf = ground.inputs().requires_grad_()
+    with untouched(net, leaf):
+        maps_of(explainer, leaf, None)
+
+
+@each_pair
+def test_training_mode_and_frozen_parameters_do_not_change_the_map(cls: type[Explainer], ground: Ground) -> None:
+    expected = maps_of(cls(ground.net(), **cheap(cls)), ground.inputs())
+    assert distance(maps_of(cls(_troubled(ground), **cheap(cls)), ground.inputs()), expected) <= SAME
+    frozen = ground.net().requires_grad_(False)
+    assert distance(maps_of(cls(frozen, **cheap(cls)), ground.inputs()), expected) <= SAME
+
+
+@each_pair
+@pytest.mark.parametrize("when", ["at first", "in the middle", "at last"])
+def test_nothing_is_touched_when_the_model_raises(
+    cls: type[Explainer], ground: Ground, when: str, set_chunk_size: Callable[[int], None]
+) -> None:
+    set_chunk_size(1)
+    inputs = ground.inputs()
+    with count_forwards() as counter:
+        maps_of(cls(ground.net(), **cheap(cls)), inputs)
+    at = {"at first": 1, "in the middle": counter.n_calls // 2 + 1, "at last": counter.n_calls}[when]
+    net = RaisesAt(_troubled(ground), at)
+    explainer = cls(net, **cheap(cls))
+    with untouched(net, inputs), pytest.raises(ModelError, match="the network broke here") as caught:
+        explainer.attribute(inputs, 1)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@each_pair
+def test_nothing_is_touched_when_the_gradient_raises(cls: type[Explainer], ground: Ground) -> None:
+    net, inputs, before = Wrapped(_troubled(ground), breaks_in_backward), ground.inputs(), times_backward_broke()
+    explainer = cls(net, **cheap(cls))
+    with untouched(net, inputs):
+        try:
+            explainer.attribute(inputs, 1)
+        except PnPXAIError as error:
+            assert "the gradient broke here" in str(error)
+            assert times_backward_broke() > before
+        else:
+            assert times_backward_broke() == before
+
+
+@each_pair
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.float64, FLOAT64)])
+def test_chunks_do_not_change_the_map(
+    cls: type[Explainer],
+    ground: Ground,
+    dtype: torch.dtype,
+    tolerance: float,
+    set_chunk_size: Callable[[int], None],
+) -> None:
+    net, inputs, targets = ground.net().to(dtype), ground.inputs(dtype=dtype), torch.tensor([1, 0, 2])
+    explainer = cls(net, **cheap(cls))
+    set_chunk_size(256)
+    expected = maps_of(explainer, inputs, targets)
+    for size in (1, 3):
+        set_chunk_size(size)
+        assert distance(maps_of(explainer, inputs, targets), expected) <= tolerance
+    if "batch_size" in constructor_parameters(cls):
+        for size in (1, 5, 64):
+            assert distance(maps_of(explainer.set_kwargs(batch_size=size), inputs, targets), expected) <= tolerance
+
+
+@each_pair
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.float64, FLOAT64)])
+def test_the_neighbours_in_a_batch_do_not_change_a_map(
+    cls: type[Explainer], ground: Ground, dtype: torch.dtype, tolerance: float
+) -> None:
+    net, inputs, targets = ground.net().to(dtype), ground.inputs(dtype=dtype), torch.tensor([1, 0, 2])
+    explainer = cls(net, **cheap(cls))
+    expected = maps_of(explainer, inputs, targets)
+    for i in range(3):
+        alone = maps_of(explainer, inputs[i : i + 1], targets[i : i + 1])
+        assert distance(alone, expected[i : i + 1]) <= tolerance
+    order = torch.tensor([2, 0, 1])
+    assert distance(maps_of(explainer, inputs[order], targets[order]), expected[order]) <= tolerance
+    twice = torch.tensor([1, 1])
+    assert distance(maps_of(explainer, inputs[twice], targets[twice]), expected[twice]) <= tolerance
+
+
+@each_pair
+def test_the_same_seed_gives_the_same_map_and_another_seed_another(cls: type[Explainer], ground: Ground) -> None:
+    explainer = cls(ground.net(), **cheap(cls))
+    expected = maps_of(explainer, ground.inputs())
+    states = torch.get_rng_state()
+    try:
+        torch.manual_seed(123)
+        assert distance(maps_of(explainer, ground.inputs()), expected) <= SAME
+    finally:
+        torch.set_rng_state(states)
+    if "seed" in constructor_parameters(cls):
+        seeds = [maps_of(explainer.set_kwargs(**_all_random(explainer), seed=seed), ground.inputs()) for seed in (1, 2)]
+        assert distance(seeds[0], seeds[1]) > 1e-3
+
+
+def _all_random(explainer: Explainer) -> dict[str, Any]:
+    """The switches that must be on for the seed to matter."""
+    return {"add_noise": True} if "add_noise" in constructor_parameters(type(explainer)) else {}
+
+
+@each_pair
+def test_double_precision_comes_back_and_agrees(cls: type[Explainer], ground: Ground) -> None:
+    explainer = cls(ground.net(), **cheap(cls))
+    expected = maps_of(explainer, ground.inputs())
+    inputs = ground.inputs(dtype=torch.float64)
+    maps = maps_of(explainer, inputs)
+    assert maps.dtype == torch.float64
+    assert distance(maps, expected.double()) <= SAME
+    doubled = maps_of(explainer.set_kwargs(model=ground.net().double()), inputs)
+    assert distance(doubled, expected.double()) <= 2e-3
+
+
+@each_pair
+def test_the_memory_layout_does_not_change_the_map(cls: type[Explainer], ground: Ground) -> None:
+    explainer, inputs = cls(ground.net(), **cheap(cls)), ground.inputs()
+    expected = maps_of(explainer, inputs)
+    layouts = [
+        inputs.transpose(0, -1).contiguous().transpose(0, -1),
+        torch.stack([inputs, inputs], -1)[..., 0],
+        torch.cat([inputs, inputs])[:3],
+    ]
+    for each in layouts:
+        assert torch.equal(each, inputs)
+        assert distance(maps_of(explainer, each), expected) <= FLOAT32
+    one = inputs[:1].expand(3, *ground.shape)
+    assert distance(maps_of(explainer, one)[2:], expected[:1]) <= FLOAT32
+
+
+@each_pair
+def test_the_callers_gradient_mode_does_not_matter(cls: type[Explainer], ground: Ground) -> None:
+    explainer, targets = cls(ground.net(), **cheap(cls)), [1, 0, 2]
+    expected = maps_of(explainer, ground.inputs(), torch.tensor(targets))
+    with torch.no_grad():
+        assert distance(maps_of(explainer, ground.inputs(), torch.tensor(targets)), expected) <= SAME
+    with torch.inference_mode():
+        maps = maps_of(explainer, ground.inputs(), torch.tensor(targets))
+    assert distance(maps, expected) <= SAME
+
+
+@each_pair
+def test_targets_as_int_tensor_none_and_function(cls: type[Explainer], ground: Ground) -> None:
+    net, inputs = Wrapped(ground.net(), nets.identity), ground.inputs()
+    explainer = cls(net, **cheap(cls))
+    expected = maps_of(explainer, inputs, 2)
+    assert distance(maps_of(explainer, inputs, torch.tensor([2, 2, 2])), expected) <= SAME
+    assert distance(maps_of(explainer, inputs, [2, 2, 2]), expected) <= SAME
+    best = net(inputs).argmax(1)
+    assert distance(maps_of(explainer, inputs, None), maps_of(explainer, inputs, best)) <= SAME
+    named = maps_of(explainer, inputs, lambda outputs: outputs[:, 2])
+    as_probability = maps_of(explainer, inputs, lambda outputs: outputs.softmax(1)[:, 2])
+    assert min(distance(named, expected), distance(as_probability, expected)) <= FLOAT32
+
+
+@each_pair
+@pytest.mark.parametrize("form", [as_dict, as_tuple])
+def test_outputs_may_be_tuples_and_mappings(cls: type[Explainer], ground: Ground, form: Callable[[Tensor], Any]) -> None:
+    expected = maps_of(cls(ground.net(), **cheap(cls)), ground.inputs())
+    maps = maps_of(cls(Wrapped(ground.net(), form), **cheap(cls)), ground.inputs())
+    assert distance(maps, expected) <= SAME
+
+
+@each_pair
+def test_inputs_may_be_picked_from_anything(cls: type[Explainer], ground: Ground) -> None:
+    inputs = ground.inputs()
+    expected = maps_of(cls(ground.net(), **cheap(cls)), inputs)
+    explainer = cls(ground.net(), forward_arg_extractor=lambda data: data["x"], **cheap(cls))
+    with untouched(None, inputs):
+        assert distance(maps_of(explainer, {"x": inputs, "y": None}), expected) <= SAME
+
+
+@each_class
+def test_a_network_with_in_place_relus_gives_the_same_map(cls: type[Explainer]) -> None:
+    ground = next(grounds(cls))
+    if ground.build is not nets.VGGLike:
+        pytest.skip("takes no images")
+    expected = maps_of(cls(ground.net(), **cheap(cls)), ground.inputs())
+    maps = maps_of(cls(seeded(nets.VGGLike(inplace=True)), **cheap(cls)), ground.inputs())
+    assert distance(maps, expected) <= SAME
+
+
+@each_class
+def test_nothing_is_warned_of(cls: type[Explainer]) -> None:
+    ground, _, explainer = first(cls)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maps_of(explainer, ground.inputs(1))

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pnpxai.errors import ParameterError
+from pnpxai.explainers import _masks
+from pnpxai.explainers._masks import BLOCK, _draw_block, draw_masks, mask_grid, mask_sums, upsample
+from pnpxai.explainers._seeds import generator_for
+from pnpxai.forward import Request
+from pnpxai.outputs import select
+from tests.nets import MLP, VGGLike, batch, seeded
+
+SIZES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((14, 14), (7, 7)),
+    ((15, 11), (4, 3)),
+    ((9, 16), (2, 5)),
+    ((3, 5), (7, 4)),  # rows: fewer than cells
+    ((1, 1), (3, 3)),
+    ((12,), (5,)),
+    ((4,), (7,)),
+]
+
+
+def linear_value(cells: Tensor, position: int, factor: int) -> float:
+    """One value of a row of cells stretched by hand: cell centres at (i + 1/2)·length/s, constant beyond the ends."""
+    s = len(cells)
+    length = (s + 1) * factor
+    at = min(max((position + 0.5) * s / length - 0.5, 0.0), s - 1.0)
+    low = min(int(math.floor(at)), s - 1)
+    high = min(low + 1, s - 1)
+    return float(cells[low] * (1 - (at - low)) + cells[high] * (at - low))
+
+
+@pytest.mark.parametrize(("size", "grid"), SIZES)
+def test_a_mask_is_its_grid_stretched_and_cropped(size: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    bits, shifts = _draw_block(3, 0, size, grid, 0.5)
+    drawn = draw_masks(0, 4, size, grid, 0.5, seed=3)
+    factors = [-(-length // s) for length, s in zip(size, grid, strict=True)]
+    for mask, cells, shift in zip(drawn, bits, shifts.tolist(), strict=False):
+        for position in itertools.product(*(range(length) for length in size)):
+            values = cells.double()
+            for axis in reversed(range(len(size))):
+                at = position[axis] + shift[axis]
+                rows = values.reshape(-1, grid[axis])
+                values = torch.tensor([linear_value(row, at, factors[axis]) for row in rows])
+                values = values.reshape(grid[:axis])
+            assert mask[position].item() == pytest.approx(float(values), abs=1e-6)
+
+
+def test_a_known_grid_matches_interpolate() -> None:
+    grid = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    whole = F.interpolate(grid[None, None], (9, 9), mode="bilinear", align_corners=False)[0, 0]
+    for shift in itertools.product(range(3), repeat=2):
+        found = upsample(grid[None], torch.tensor([shift]), (6, 5))[0]
+        assert torch.equal(found, whole[shift[0] : shift[0] + 6, shift[1] : shift[1] + 5])
+
+
+@pytest.mark.parametrize("p_keep", [0.2, 0.5])
+@pytest.mark.parametrize(
+    ("size", "grid"), [((9, 7), (3, 2)), ((2, 3), (4, 4)), ((10,), (3,)), ((6,), None)], ids=str
+)
+def test_every_position_is_kept_with_p_keep(
+    size: tuple[int, ...], grid: tuple[int, ...] | None, p_keep: float
+) -> None:
+    n = 4096
+    masks = draw_masks(0, n, size, grid, p_keep, seed=0)
+    assert masks.min() >= 0
+    assert masks.max() <= 1 + 1e-6
+    error = math.sqrt(p_keep * (1 - p_keep) / n)  # a mask's variance is at most that of a bit
+    assert (masks.mean(0) - p_keep).abs().max() < 4.5 * error
+    if grid is None:
+        assert set(masks.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(("size", "grid"), [case for case in SIZES if len(case[0]) == 2])
+def test_the_expectation_is_exactly_p_keep(size: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    _, shifts = _draw_block(0, 0, size, grid, 0.5)
+    assert torch.allclose(upsample(torch.full((BLOCK, *grid), 0.3), shifts, size), torch.tensor(0.3), atol=1e-6)
+
+
+def test_shifts_cover_the_whole_cell_evenly() -> None:
+    size, grid = (14, 9), (3, 3)  # cells of 5 and 3
+    shifts = torch.cat([_draw_block(0, block, size, grid, 0.5)[1] for block in range(100)]).tolist()
+    counts = {pair: 0 for pair in itertools.product(range(5), range(3))}
+    for each in shifts:
+        counts[tuple(each)] += 1
+    expected = len(shifts) / 15
+    chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+    assert chi_square < 36.1  # .999 quantile with 14 degrees of freedom
+
+
+def test_bits_are_independent_within_and_between_blocks() -> None:
+    bits = torch.cat([_draw_block(5, block, (8, 8), (4, 4), 0.5)[0] for block in range(128)]).flatten(1)
+    correlations = torch.corrcoef(bits.T) - torch.eye(16)
+    assert correlations.abs().max() < 4.5 / math.sqrt(len(bits))
+    assert len(bits.unique(dim=0)) > 0.9 * len(bits)
+
+
+@pytest.mark.parametrize("grid", [(3, 2), None])
+def test_banks_nest_and_portions_do_not_matter(grid: tuple[int, int] | None) -> None:
+    size = (8, 7) if grid else (9,)
+    bank = draw_masks(0, 1000, size, grid, 0.4, seed=1)
+    assert torch.equal(bank[:100], draw_masks(0, 100, size, grid, 0.4, seed=1))
+    for start, stop in [(0, 1), (31, 33), (37, 45), (64, 96), (990, 1000)]:
+        assert torch.equal(bank[start:stop], draw_masks(start, stop, size, grid, 0.4, seed=1))
+    assert not torch.equal(bank[:32], bank[32:64])
+    assert not torch.equal(bank[:32], draw_masks(0, 32, size, grid, 0.4, seed=2))
+
+
+def test_keys_name_unrelated_streams() -> None:
+    streams = torch.stack([torch.rand(1000, generator=generator_for(a, b)) for a in range(4) for b in range(4)])
+    assert (torch.corrcoef(streams) - torch.eye(16)).abs().max() < 4.5 / math.sqrt(1000)
+
+
+def test_grids_follow_the_axes() -> None:
+    assert mask_grid(torch.zeros(1, 3, 8, 8), 7) == (7, 7)
+    assert mask_grid(torch.zeros(1, 3, 8, 8), [2, 5]) == (2, 5)
+    assert mask_grid(torch.zeros(1, 3, 8), 4) == (4,)
+    assert mask_grid(torch.zeros(1, 3), 4) is None
+    with pytest.raises(ParameterError, match=r"grid_size to be a whole number or 2 of them.*\(7, 7, 7\)"):
+        mask_grid(torch.zeros(1, 3, 8, 8), (7, 7, 7))
+
+
+def _sums(model: torch.nn.Module, inputs: Tensor, chunk: int, n_masks: int) -> _masks.MaskSums:
+    request = Request.build(model, inputs, 0, chunk_size=chunk)
+    return mask_sums(
+        request,
+        lambda outputs, index: select(outputs, request.targets_for(index)),
+        n_masks=n_masks,
+        grid_size=3,
+        p_keep=0.5,
+        baseline_fn="zeros",
+        seed=0,
+        powers=2,
+    )
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_memory_does_not_grow_with_the_number_of_masks(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def counting(*args: Any, **kwargs: Any) -> Tensor:
+        nonlocal most
+        masks = draw_masks(*args, **kwargs)
+        alive.append(weakref.ref(masks))
+        most = max(most, sum(len(each) for each in (ref() for ref in alive) if each is not None))
+        return masks
+
+    monkeypatch.setattr(_masks, "draw_masks", counting)
+    inputs = batch(n, 3, 16, 16)
+    found = []
+    for n_masks in (20, 200):
+        alive.clear()
+        most = 0
+        _sums(seeded(VGGLike()), inputs, 6, n_masks)
+        found.append(most)
+    assert found[0] == found[1] <= 2 * (6 // n)  # one chunk's masks, and the next one's while they are drawn
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_sums_are_the_sums(n: int) -> None:
+    model, inputs = seeded(MLP()).double(), batch(n, 6)
+    sums = _sums(model, inputs, 7, 50)
+    masks = draw_masks(0, 50, (6,), None, 0.5, seed=0).double()
+    scores = torch.stack([model(inputs.double() * mask)[:, 0].detach() for mask in masks])  # (m, n)
+    assert torch.allclose(sums.masks, masks.sum(0))
+    assert torch.allclose(sums.scores, torch.stack([scores.sum(0), scores.square().sum(0)]))
+    for power in (1, 2):
+        expected = torch.einsum("mn,mp->np", scores**power, masks)
+        assert torch.allclose(sums.weighted[power - 1], expected)
+        assert torch.allclose(sums.mean(power), expected / masks.sum(0))

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pnpxai.guard import guard
+from tests.harm import untouched
+from tests.nets import BatchNormNet, VGGLike, batch, seeded
+
+
+def _train_and_eval(model: nn.Module) -> None:
+    assert not any(module.training for module in model.modules())
+    model.train()
+    next(iter(model.children())).eval()
+
+
+def _requires_grad(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.requires_grad_(not parameter.requires_grad)
+
+
+def _fill_grad(model: nn.Module) -> None:
+    model(batch(2, 3, 8, 8)).sum().backward()
+    assert any(parameter.grad is not None for parameter in model.parameters())
+
+
+def _zero_grad(model: nn.Module) -> None:
+    model.zero_grad(set_to_none=True)
+
+
+def _add_hooks(model: nn.Module) -> None:
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: None)
+        module.register_forward_pre_hook(lambda *_: None)
+        module.register_full_backward_hook(lambda *_: None)
+
+
+def _remove_hooks(model: nn.Module) -> None:
+    for module in model.modules():
+        module._forward_hooks.clear()
+
+
+def _attributes(model: BatchNormNet) -> None:
+    model.new = "new"
+    model.conv.stride = (2, 2)
+    del model.last
+    model.forward = lambda x: x
+    model.seen.append(3)
+
+
+def _modules(model: BatchNormNet) -> None:
+    model.extra = nn.Linear(2, 2)
+    model.conv = nn.Identity()
+
+
+def _buffers(model: BatchNormNet) -> None:
+    model(batch(4, 3, 8, 8))
+    model.norm.register_buffer("more", torch.zeros(3), persistent=False)
+    model.norm.running_mean = torch.full((4,), torch.nan)
+    model.table.mul_(2)
+
+
+def _random(model: nn.Module) -> None:
+    random.random()
+    np.random.rand(3)  # noqa: NPY002
+    torch.rand(3)
+    torch.manual_seed(5)
+
+
+CHANGES = [
+    _train_and_eval,
+    _requires_grad,
+    _fill_grad,
+    _zero_grad,
+    _add_hooks,
+    _remove_hooks,
+    _attributes,
+    _modules,
+    _buffers,
+    _random,
+]
+
+
+@pytest.fixture
+def model() -> BatchNormNet:
+    """A network in a mixed mode, with a hook, a frozen parameter and gradients of its own."""
+    net = seeded(BatchNormNet())
+    net.train()
+    net.norm.eval()
+    net.conv.register_forward_hook(lambda *_: None)
+    net.norm.bias.requires_grad_(False)
+    net.table = torch.arange(3.0)
+    net.norm.weight.grad = torch.full((4,), 0.5)
+    net.norm.running_var[0] = torch.nan
+    return net
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.__name__.strip("_"))
+@pytest.mark.parametrize("raises", [False, True])
+def test_everything_is_as_it_was(model: BatchNormNet, change: Callable[[nn.Module], None], raises: bool) -> None:
+    with untouched(model):
+        if raises:
+            with pytest.raises(KeyError, match="in the middle"), guard(model):
+                change(model)
+                raise KeyError("in the middle")
+        else:
+            with guard(model):
+                change(model)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.__name__.strip("_"))
+def test_each_change_is_one_that_the_tests_see(model: BatchNormNet, change: Callable[[nn.Module], None]) -> None:
+    model.eval()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        with pytest.raises(AssertionError, match="changed"), untouched(model):
+            change(model)
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
+def test_gradients_are_not_added_to(model: BatchNormNet) -> None:
+    with guard(model):
+        model(batch(2, 3, 8, 8)).sum().backward()
+        assert model.norm.weight.grad is not None
+    assert model.norm.weight.grad.tolist() == [0.5] * 4
+    assert model.conv.weight.grad is None
+
+
+def test_blocks_may_be_nested(model: BatchNormNet) -> None:
+    with untouched(model), guard(model):
+        model.conv.weight.requires_grad_(False)
+        with guard(model):
+            model(batch(2, 3, 8, 8))
+            model.conv.weight.requires_grad_(True)
+        assert not model.conv.weight.requires_grad
+        assert model.calls == 0
+
+
+def test_the_model_is_in_eval_mode_inside() -> None:
+    net = seeded(VGGLike()).train()
+    inputs = batch(2, 3, 16, 16)
+    expected = seeded(VGGLike())(inputs)
+    with guard(net):
+        assert torch.equal(net(inputs), expected)
+    assert all(module.training for module in net.modules())
+
+
+def test_scripted_modules_keep_their_flags() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = torch.jit.script(seeded(VGGLike()).train())
+    with guard(net):
+        assert not net.training
+        assert not net.classifier.training
+    assert net.training
+    assert net.classifier.training
+
+
+def test_parameters_are_not_copied() -> None:
+    net = seeded(VGGLike())
+    held = {each.data_ptr() for each in net.parameters()}
+    copies: list[int] = []
+
+    class Count(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if getattr(func, "__name__", "") in ("clone", "copy_", "deepcopy"):
+                copies.append(args[0].data_ptr())
+            return func(*args, **(kwargs or {}))
+
+    with Count(), guard(net):
+        net(batch(1, 3, 16, 16))
+    assert not held & set(copies)

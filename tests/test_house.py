@@ -1,0 +1,236 @@
+"""The order of the rooms, their names, and what opening the front door costs; read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import pnpxai
+
+PACKAGE = Path(pnpxai.__file__).parent
+ORDER: list[set[str]] = [
+    {"errors"},
+    {"limits"},
+    {"tunable"},
+    {"guard", "outputs"},
+    {"forward"},
+    {"watch"},
+    {"modules"},
+    {"baselines", "feature_masks", "postprocess"},
+    {"explainers"},
+    {"metrics"},
+    {"modality"},
+    {"recommender"},
+    {"tuning"},
+    {"experiment"},
+    {"report"},
+    {"demo"},
+    {"cli"},
+    {"__init__"},
+    {"__main__"},
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+HEAVY = ("timm", "transformers", "shap", "matplotlib.pyplot", "skimage", "captum", "zennit", "quantus")
+SECONDS = 1.5
+
+Imports = list[tuple[int, tuple[str, ...]]]
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def parts(path: Path, package: Path = PACKAGE) -> tuple[str, ...]:
+    """``("explainers", "rise")`` for explainers/rise.py, ``("explainers",)`` for explainers/__init__.py."""
+    names = path.relative_to(package).with_suffix("").parts
+    return names[:-1] if names[-1] == "__init__" and len(names) > 1 else names
+
+
+@cache
+def modules(package: Path = PACKAGE) -> frozenset[tuple[str, ...]]:
+    return frozenset(parts(path, package) for path in package.rglob("*.py"))
+
+
+def imports_of(path: Path, package: Path = PACKAGE) -> Imports:
+    """The package's modules that a file imports anywhere in it, functions and type checks included."""
+    here = path.relative_to(package.parent).with_suffix("").parts[:-1]
+    found: Imports = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            named = [tuple(each.name.split(".")) for each in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = tuple(node.module.split(".")) if node.module else ()
+            base = (*here[: len(here) - node.level + 1], *base) if node.level else base
+            named = [
+                (*base, each.name) if (*base, each.name)[1:] in modules(package) or base == (package.name,) else base
+                for each in node.names
+            ]
+        else:
+            continue
+        for each in named:
+            if each[:1] == (package.name,):
+                target = each[1:]
+                while target and target not in modules(package):
+                    target = target[:-1]
+                found.append((node.lineno, target or ("__init__",)))
+    return found
+
+
+def wrong_way(package: Path = PACKAGE) -> Iterator[str]:
+    """Each import that goes to the right, or within one room from a private file to a public one."""
+    for path in sorted(package.rglob("*.py")):
+        own = parts(path, package)
+        for line, other in imports_of(path, package):
+            text = f"{'.'.join(own)}:{line} imports {'.'.join(other)}"
+            if own[0] != other[0]:
+                if LEVEL[other[0]] >= LEVEL[own[0]]:
+                    yield text
+            elif len(own) == len(other) == 2 and own != other:
+                if own[1].startswith("_") and not other[1].startswith("_"):
+                    yield text + ", a public file"
+            elif len(own) == 2 and len(other) == 1:
+                yield text + ", its own room's front"
+
+
+def test_every_room_has_its_place() -> None:
+    rooms = {parts(path)[0] for path in sources()}
+    assert rooms <= set(LEVEL), f"add to ORDER: {sorted(rooms - set(LEVEL))}"
+
+
+def test_imports_go_one_way() -> None:
+    assert list(wrong_way()) == []
+
+
+def test_files_of_a_room_do_not_import_each_other_in_a_circle() -> None:
+    graph = {parts(path): {other for _, other in imports_of(path)} for path in sources()}
+    done: set[tuple[str, ...]] = set()
+
+    def visit(node: tuple[str, ...], above: tuple[tuple[str, ...], ...]) -> None:
+        assert node not in above, " → ".join(".".join(each) for each in (*above, node))
+        if node not in done:
+            for other in graph.get(node, ()):
+                visit(other, (*above, node))
+            done.add(node)
+
+    for node in graph:
+        visit(node, ())
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("errors.py", "from pnpxai.tunable import Tunable"),
+        ("forward.py", "def late():\n    import pnpxai.watch"),
+        ("metrics/sparseness.py", "from ..recommender import recommend"),
+        ("explainers/rise.py", "from pnpxai.metrics._base import Metric"),
+        ("explainers/rise.py", "from pnpxai.explainers import Explainer"),
+        ("explainers/_masks.py", "from pnpxai.explainers.rise import RISE"),
+        ("report/page.py", "from pnpxai import tune"),
+        ("report/page.py", "from pnpxai import demo"),
+        ("baselines.py", "from . import postprocess"),
+    ],
+)
+def test_an_import_the_wrong_way_is_seen(tmp_path: Path, file: str, source: str) -> None:
+    package = tmp_path / "pnpxai"
+    rooms = ("errors", "forward", "watch", "tunable", "recommender", "demo", "baselines", "postprocess")
+    for name in (*(f"{room}.py" for room in rooms), "metrics/_base.py", "explainers/rise.py", "explainers/__init__.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("")
+    (package / "__init__.py").write_text("from pnpxai.recommender import recommend")
+    modules.cache_clear()
+    assert list(wrong_way(package)) == []
+    (package / file).parent.mkdir(exist_ok=True)
+    (package / file).write_text(source)
+    modules.cache_clear()
+    assert len(list(wrong_way(package))) == 1
+
+
+def test_rooms_are_named_for_what_belongs_in_them() -> None:
+    for path in sources():
+        for name in parts(path):
+            assert not set(name.strip("_").split("_")) & {"utils", "util", "helpers", "core", "common", "manager", "misc"}
+
+
+def test_each_file_says_what_it_is() -> None:
+    for path in sources():
+        assert ast.get_docstring(ast.parse(path.read_text())), path.name
+
+
+def run(code: str) -> tuple[str, str]:
+    """Standard output and error of a fresh process."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    return done.stdout, done.stderr
+
+
+EVERY_MODULE = [".".join(("pnpxai", *each)) for each in sorted(modules()) if each[0] not in ("__init__", "__main__")]
+
+
+@pytest.mark.parametrize("names", [["pnpxai"], EVERY_MODULE], ids=["front_door", "every_room"])
+def test_importing_pulls_in_nothing_heavy(names: list[str]) -> None:
+    out, _ = run(f"import {', '.join(names)}, sys, json; print(json.dumps(sorted(sys.modules)))")
+    loaded = json.loads(out)
+    assert set(names) <= set(loaded)
+    assert [each for each in loaded if each in HEAVY or each.startswith(tuple(f"{heavy}." for heavy in HEAVY))] == []
+
+
+def test_importing_costs_about_a_second_over_torch() -> None:
+    code = (
+        "import time, torch; start = time.process_time(); import pnpxai; "
+        "print(time.process_time() - start)"
+    )
+    costs = sorted(float(run(code)[0]) for _ in range(3))
+    assert costs[1] < SECONDS, f"{costs} seconds of processor time over torch"
+
+
+_STATE = """
+import gc, json, logging, os, random, signal, sys, threading, warnings
+import numpy, torch
+def state():
+    loggers = {name: (each.level, len(each.handlers), each.propagate, each.disabled)
+               for name, each in logging.root.manager.loggerDict.items() if isinstance(each, logging.Logger)}
+    return {
+        "warnings filters": repr(warnings.filters),
+        "showwarning": repr(warnings.showwarning),
+        "python's random state": random.getstate(),
+        "numpy's random state": repr(numpy.random.get_state()),
+        "torch's random state": torch.get_rng_state().tolist(),
+        "default dtype": str(torch.get_default_dtype()),
+        "default device": str(torch.get_default_device()),
+        "gradient mode": torch.is_grad_enabled(),
+        "deterministic": (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads(), threading.active_count()),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "numpy errors": numpy.geterr(),
+        "numpy printing": repr(numpy.get_printoptions()),
+        "root logger": (logging.root.level, len(logging.root.handlers), logging.root.manager.disable),
+        "loggers": loggers,
+        "hooks": (repr(sys.excepthook), repr(sys.displayhook), repr(signal.getsignal(signal.SIGINT))),
+        "environment": dict(os.environ),
+        "path": list(sys.path),
+        "recursion": sys.getrecursionlimit(),
+        "garbage": gc.get_threshold(),
+    }
+"""
+
+
+@pytest.mark.parametrize("names", [["pnpxai"], EVERY_MODULE], ids=["front_door", "every_room"])
+def test_importing_says_nothing_and_sets_nothing(names: list[str]) -> None:
+    listed, _ = run(f"import {', '.join(names)}, sys, json; print(json.dumps(sorted(sys.modules)))")
+    others = [each for each in json.loads(listed) if each.partition(".")[0] not in ("pnpxai", "__main__", "__mp_main__")]
+    code = (
+        f"import importlib\nfor name in {others!r}:\n"
+        "    try:\n        importlib.import_module(name)\n    except ImportError:\n        pass\n"
+        f"{_STATE}\nbefore = state()\nimport {', '.join(names)}\nafter = state()\n"
+        "print(json.dumps([each for each in before if before[each] != after[each]]))"
+    )
+    out, err = run(code)
+    assert json.loads(out) == []
+    assert err == ""
+    assert run(f"import {', '.join(names)}") == ("", "")
