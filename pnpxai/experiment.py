@@ -188,7 +188,7 @@ class Experiment:
         """
         explainer = _pick("explainer", explainer_id, self.explainers)
         postprocessor = _pick("post-processor", postprocessor_id, self.postprocessors)
-        metric = _pick("metric", metric_id, self.metrics).set_kwargs(explainer=explainer)
+        metric = _pick("metric", metric_id, self.metrics).judging(explainer, postprocessor)
         ids = self.samples.ids(data_ids)
         inputs, targets = self.inputs(ids), self.targets(ids)
         raw = self.explain(explainer, ids)

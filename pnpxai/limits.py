@@ -23,8 +23,9 @@ class Within:
             return len(value) > 0 and all(self.allows(each) for each in value)
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
             return False
-        above = value > self.low if self.low_open else value >= self.low
-        return bool(above and (value < self.high if self.high_open else value <= self.high))
+        number = float(value)
+        above = number > self.low if self.low_open else number >= self.low
+        return above and (number < self.high if self.high_open else number <= self.high)
 
     def __str__(self) -> str:
         left = "(" if self.low_open or math.isinf(self.low) else "["

@@ -12,7 +12,7 @@ import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
-from pnpxai.errors import ExplanationError, ParameterError, PnPXAIError, unknown_name
+from pnpxai.errors import ExplanationError, ParameterError, PnPXAIError, UnsupportedModelError, unknown_name
 from pnpxai.explainers import EXPLAINERS, Explainer
 from pnpxai.forward import Extractor, Request, Targets, count_forwards, model_reference, take_samples
 from pnpxai.guard import guard
@@ -213,6 +213,8 @@ def try_once(explainer: Explainer, inputs: Any, targets: Targets = None) -> DryR
             maps = cheap.attribute(take_samples(inputs, [0]), _first(targets))
             seconds = time.perf_counter() - start
         check_maps(maps)
+    except UnsupportedModelError as error:
+        return f"it has no correct treatment of {error.received}. {error.advice}"
     except PnPXAIError as error:
         return f"on one of the inputs it gave an error: {error}"
     except Exception as error:

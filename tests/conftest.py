@@ -5,10 +5,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from pnpxai import forward
 from pnpxai.explainers import EXPLAINERS
 from pnpxai.metrics import METRICS
+
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 
 @pytest.fixture(autouse=True)

@@ -84,7 +84,9 @@ def _names(model: nn.Module, inputs: Any = None, **kwargs: Any) -> set[str]:
     return {kind.__name__ for kind in detect_model_architecture(model, inputs, **kwargs)}
 
 
-@pytest.mark.parametrize(("function", "expected"), [each[1:] for each in FUNCTIONAL], ids=[each[0] for each in FUNCTIONAL])
+@pytest.mark.parametrize(
+    ("function", "expected"), [each[1:] for each in FUNCTIONAL], ids=[each[0] for each in FUNCTIONAL]
+)
 def test_functional_calls_are_seen_with_inputs_only(function: Functional, expected: set[str]) -> None:
     model, inputs = Written(function), batch(3, 8, 4)
     assert _names(model) == set()

@@ -43,7 +43,9 @@ def test_the_tensor_in_what_a_model_returned(returned: Any) -> None:
     assert output_tensor(returned) is LOGITS
 
 
-@pytest.mark.parametrize("returned", [None, "text", (), {}, torch.tensor([1, 2]), torch.tensor(0.5), ({"a": LOGITS},), 3])
+@pytest.mark.parametrize(
+    "returned", [None, "text", (), {}, torch.tensor([1, 2]), torch.tensor(0.5), ({"a": LOGITS},), 3]
+)
 def test_no_tensor(returned: Any) -> None:
     with pytest.raises(ModelError, match=type(returned).__name__):
         output_tensor(returned)
@@ -84,7 +86,9 @@ def test_probabilities_do_not_depend_on_a_shift(n: int, k: int, shift: float) ->
 def test_select_takes_each_rows_own_target() -> None:
     assert select(LOGITS, torch.tensor([2, 0])).tolist() == [4.0, 0.0]
     third = 1 / (1 + torch.tensor([-3.0, -2.0], dtype=torch.float64).exp().sum())
-    assert select(LOGITS.double(), torch.tensor([2, 0]), "probability")[0].item() == pytest.approx(third.item(), abs=1e-12)
+    assert select(LOGITS.double(), torch.tensor([2, 0]), "probability")[0].item() == pytest.approx(
+        third.item(), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("score", ["logit", "probability"])
@@ -125,7 +129,9 @@ def _out_of_range(outputs: Tensor) -> Tensor:
         (batch(2, 3, 4, 4), torch.tensor([0, 1]), ("function", "(2, 3, 4, 4)")),
     ],
 )
-def test_targets_that_do_not_fit(outputs: Tensor, targets: Tensor | Callable[[Tensor], Any], words: tuple[str, ...]) -> None:
+def test_targets_that_do_not_fit(
+    outputs: Tensor, targets: Tensor | Callable[[Tensor], Any], words: tuple[str, ...]
+) -> None:
     with pytest.raises(TargetError) as caught:
         select(outputs, targets)
     assert all(word in str(caught.value) for word in words), str(caught.value)

@@ -81,7 +81,7 @@ def test_what_is_recommended_runs_and_what_is_not_has_a_reason(name: str) -> Non
     names = {type(each).__name__ for each in recommendation.explainers}
     assert names | set(recommendation.rejected) == set(EXPLAINERS)
     assert names.isdisjoint(recommendation.rejected)
-    assert {"RISE", "RELAX", "Gradient", "IntegratedGradients"} <= names
+    assert {"RISE", "Gradient", "IntegratedGradients"} <= names
     for reason in recommendation.rejected.values():
         assert len(reason.split()) >= 6
         assert reason.endswith(".")

@@ -182,7 +182,9 @@ def inherits_a_declaration_it_breaks() -> None:
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
-def test_a_false_declaration_fails_where_the_class_is_defined(define: Callable[[], None], words: tuple[str, ...]) -> None:
+def test_a_false_declaration_fails_where_the_class_is_defined(
+    define: Callable[[], None], words: tuple[str, ...]
+) -> None:
     with pytest.raises(DeclarationError) as caught:
         define()
     assert all(word in str(caught.value) for word in words), str(caught.value)
@@ -300,7 +302,7 @@ def test_a_role_is_found_by_name_or_passed_through() -> None:
     assert Surface.resolve(rough) is rough
     with pytest.raises(UnknownNameError, match=r"one of: plain, rough; received 'ruogh'\. Did you mean 'rough'\?"):
         Surface.resolve("ruogh")
-    assert Surface.REGISTRY == {"plain": Plain, "rough": Rough}
+    assert {"plain": Plain, "rough": Rough} == Surface.REGISTRY
     assert "plain" not in Role.REGISTRY
 
 

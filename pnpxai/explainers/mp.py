@@ -26,8 +26,8 @@ JITTER = 56
 class MP(Explainer):
     """Meaningful perturbation (Fong and Vedaldi, ICCV 2017, arXiv 1704.03296).
 
-    Adam optimises a low-resolution mask ``m`` in [0, 1], kept (1) or blurred (0), with ``f`` the target's probability
-    and ``Φ(m) = up(m)·x + (1 - up(m))·blur(x)``:
+    Adam optimises a low-resolution mask ``m``, from kept (1) to blurred (0), starting half blurred, with ``f`` the
+    target's probability and ``Φ(m) = up(m)·x + (1 - up(m))·blur(x)``:
 
     * ``"destructive"`` minimises ``f(Φ(m)) + l1_coeff·A(1 - m) + tv_coeff·V(m)``; the map is ``1 - up(m)``.
     * ``"constructive"`` minimises ``-f(Φ(m)) + l1_coeff·A(m) + tv_coeff·V(m)``; the map is ``up(m)``.
@@ -55,7 +55,7 @@ class MP(Explainer):
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(64, 2))
-        >>> maps = MP(model, max_iter=2, mask_shape=(4, 4)).attribute(torch.ones(1, 1, 8, 8))
+        >>> maps = MP(model, max_iter=10, mask_shape=(4, 4)).attribute(torch.ones(1, 1, 8, 8))
         >>> maps.shape, maps.max().item()  # blurring a flat image changes nothing, so nothing is worth its area
         (torch.Size([1, 1, 8, 8]), 0.0)
     """
@@ -138,7 +138,7 @@ class MP(Explainer):
             penalty = self.l1_coeff * area + self.tv_coeff * total_variation(masks, self.tv_beta)
             return (scores if destructive else -scores) + penalty
 
-        masks = torch.ones(len(x), 1, *_pair("mask_shape", self.mask_shape), device=x.device)
+        masks = torch.full((len(x), 1, *_pair("mask_shape", self.mask_shape)), 0.5, device=x.device)
         return optimise_masks(request, loss, masks, self.lr, self.max_iter)
 
 

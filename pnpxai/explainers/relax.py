@@ -130,20 +130,25 @@ class RELAX(Explainer):
         model_reference(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs)
-            importance, uncertainty = relax_maps(self._sums(request, powers=2))
+            importance, uncertainty = relax_maps(*self._sums(request, powers=2))
             maps = importance, uncertainty, filter_uncertain(importance, uncertainty)
             return RelaxExplanation(*(_like_inputs(as_maps(each, request.input), inputs, request) for each in maps))
 
     def explain_request(self, request: Request) -> Tensor:
         """The importance."""
-        return as_maps(self._sums(request, powers=1).mean(), request.input)
+        sums, unmasked = self._sums(request, powers=1)
+        return as_maps(sums.mean() + unmasked, request.input)
 
-    def _sums(self, request: Request, powers: int) -> MaskSums:
+    def _sums(self, request: Request, powers: int) -> tuple[MaskSums, Tensor]:
+        """Sums of ``s_i - s(h, h)``, small where masks change little, so that no digits cancel; and ``s(h, h)``."""
         similarity = similarity_for(self.similarity)
-        references = request.outputs.flatten(1) if request.outputs.ndim > 1 else request.outputs[:, None]
-        return mask_sums(
+        references = request.outputs.reshape(len(request), -1)
+        unmasked = _compare(similarity, references, references)
+        sums = mask_sums(
             request,
-            lambda outputs, index: _compare(similarity, outputs.reshape(len(index), -1), references[index]),
+            lambda outputs, index: (
+                _compare(similarity, outputs.reshape(len(index), -1), references[index]) - unmasked[index]
+            ),
             n_masks=self.n_masks,
             grid_size=self.grid_size,
             p_keep=self.p_keep,
@@ -151,12 +156,18 @@ class RELAX(Explainer):
             seed=self.seed,
             powers=powers,
         )
+        return sums, unmasked[:, None].to(sums.scores)
 
 
-def relax_maps(sums: MaskSums) -> tuple[Tensor, Tensor]:
-    """Importance and uncertainty ``(n, p)``: the mean and the variance of the similarity, weighted by the masks."""
-    importance = sums.mean()
-    return importance, (sums.mean(2) - importance**2).clamp(min=0)
+def relax_maps(sums: MaskSums, unmasked: Tensor) -> tuple[Tensor, Tensor]:
+    """Importance and uncertainty ``(n, p)``: the mean and the variance of the similarity, weighted by the masks.
+
+    Args:
+        sums: of the first two powers of the similarity under each mask, minus ``unmasked``.
+        unmasked: the similarity without a mask, ``(n, 1)``.
+    """
+    change = sums.mean()
+    return change + unmasked, (sums.mean(2) - change**2).clamp(min=0)
 
 
 def filter_uncertain(importance: Tensor, uncertainty: Tensor) -> Tensor:

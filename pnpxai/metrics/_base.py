@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ from pnpxai.errors import ParameterError, unknown_name
 from pnpxai.explainers._base import Explainer
 from pnpxai.forward import Extractor, Request, Targets, model_reference
 from pnpxai.guard import guard
-from pnpxai.postprocess import feature_values
+from pnpxai.postprocess import PostProcessor, feature_values
 from pnpxai.tunable import Tunable
+
+M = TypeVar("M", bound="Metric")
 
 METRICS: dict[str, type[Metric]] = {}
 """Every metric class that declares ``HIGHER_IS_BETTER``, by name."""
@@ -101,6 +103,10 @@ class Metric(Tunable, ABC):
     @abstractmethod
     def evaluate_request(self, request: Request, values: Tensor) -> Tensor:
         """The metric itself: ``(n,)`` from one number a feature, ``values`` ``(n, f)``."""
+
+    def judging(self: M, explainer: Explainer, postprocessor: PostProcessor) -> M:
+        """This metric, set to judge maps that ``explainer`` made and ``postprocessor`` pooled."""
+        return self.set_kwargs(explainer=explainer)
 
     def need_explainer(self) -> Explainer:
         """The explainer.

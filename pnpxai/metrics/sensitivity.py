@@ -68,6 +68,10 @@ class Sensitivity(Metric):
         self.postprocessor = postprocessor
         self.seed = seed
 
+    def judging(self, explainer: Explainer, postprocessor: PostProcessor) -> Sensitivity:
+        """This metric, set to judge maps that ``explainer`` made and ``postprocessor`` pooled."""
+        return self.set_kwargs(explainer=explainer, postprocessor=postprocessor)
+
     def feature_values(self, attributions: Any, inputs: Tensor) -> Tensor:
         """One number a feature, ``(n, f)``; maps with channels go through the postprocessor."""
         if self.postprocessor and isinstance(attributions, Tensor) and attributions.ndim == inputs.ndim:

@@ -36,27 +36,35 @@ class Axis:
 
     @property
     def ticks(self) -> tuple[float, ...]:
-        """Round values inside, three to six of them."""
-        return round_values(self.low, self.high)
+        """Round values inside, one for every 30 units of length at most."""
+        return round_values(self.low, self.high, max(2, min(6, int(self.length / 30))))
 
 
-def axis_over(values: Iterable[float], length: float, *, margin: float = 0.06, include: float | None = None) -> Axis:
-    """An axis that holds all finite values, and ``include``, with a margin at both ends."""
-    inside = [each for each in values if math.isfinite(each)] + ([] if include is None else [include])
-    low, high = (min(inside), max(inside)) if inside else (0.0, 1.0)
-    pad = margin * (high - low) or max(abs(high), 1e-6) * 0.5
-    return Axis(low - pad, high + pad, length)
+def axis_over(values: Iterable[float], length: float, *, margin: float = 0.06, least: float = 0.0) -> Axis:
+    """An axis that holds all finite values, with a margin at both ends.
+
+    Args:
+        values: what it has to hold; what is not finite is left out.
+        length: in the units of the drawing.
+        margin: share of the range added at both ends.
+        least: the least range, about the middle of the values.
+    """
+    inside = [each for each in values if math.isfinite(each)] or [0.0]
+    low, high = min(inside), max(inside)
+    reach = max(high - low, least) or max(abs(high), 1.0)
+    middle, half = (low + high) / 2, reach * (0.5 + margin)
+    return Axis(middle - half, middle + half, length)
 
 
-def round_values(low: float, high: float) -> tuple[float, ...]:
-    """Multiples of 1, 2 or 5 times a power of ten in [low, high], at most six.
+def round_values(low: float, high: float, most: int = 5) -> tuple[float, ...]:
+    """Multiples of 1, 2 or 5 times a power of ten in [low, high], at most ``most`` and one.
 
     Example:
-        >>> round_values(-0.03, 0.31)
-        (0.0, 0.1, 0.2, 0.3)
+        >>> round_values(-0.03, 0.31), round_values(-0.03, 0.31, most=2)
+        ((0.0, 0.1, 0.2, 0.3), (0.0, 0.2))
     """
-    step = 10.0 ** math.floor(math.log10((high - low) / 5))
-    step *= next((each for each in (1, 2, 5) if (high - low) / (each * step) < 6), 10)
+    step = 10.0 ** math.floor(math.log10((high - low) / most))
+    step *= next(each for each in (1, 2, 5, 10) if (high - low) / (each * step) <= most)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return tuple(round(i * step, 12) for i in range(first, last + 1))
 

@@ -14,8 +14,10 @@ Array: TypeAlias = NDArray[np.floating[Any]]
 
 PERCENTILE = 99.5
 """Magnitudes above this percentile of a map share the strongest colour."""
-DIVERGING, SEQUENTIAL = "RdBu_r", "Reds"
-"""Matplotlib's names of the two colour maps; both are white where a map says nothing."""
+DIVERGING, SEQUENTIAL = ("#1a5aa6", "#ffffff", "#c51d28"), ("#ffffff", "#c51d28")
+"""The two colour maps by their stops; red is for the target, white is nothing, blue is against it."""
+FADED = 0.55
+"""How bright the black of a photograph is under a map."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Scale:
 
     def __str__(self) -> str:
         ends = f"±{self.high:.2g}" if self.signed else f"{self.low:.2g} to {self.high:.2g}"
-        return f"{ends}, {self.clipped:.1%} clipped" if self.clipped else ends
+        return f"{ends}, {100 * self.clipped:.1f} % clipped" if self.clipped else ends
 
 
 def scale_of(values: Array) -> Scale:
@@ -48,7 +50,7 @@ def scale_of(values: Array) -> Scale:
 
     Example:
         >>> print(scale_of(np.linspace(-1.0, 3.0, 1001)))
-        ±3, 0.5% clipped
+        ±3, 0.4 % clipped
         >>> print(scale_of(np.array([0.25, 0.5])))
         0.25 to 0.5
     """
@@ -62,13 +64,17 @@ def scale_of(values: Array) -> Scale:
 
 
 def colours(values: Array, scale: Scale) -> Array:
-    """The colour of each value, ``(…, 3)`` in [0, 1]; a map that is the same everywhere gets the weakest colour."""
-    from matplotlib import colormaps
+    """The colour of each value, ``(…, 3)`` in [0, 1]; a map that is the same everywhere gets the weakest colour.
 
+    Example:
+        >>> colours(np.array([-9.0, 0.0, 9.0]), Scale(-1.0, 1.0, True, 0.0)).round(2).tolist()
+        [[0.1, 0.35, 0.65], [1.0, 1.0, 1.0], [0.77, 0.11, 0.16]]
+    """
+    stops = np.array([_rgb(each) for each in (DIVERGING if scale.signed else SEQUENTIAL)])
     width = scale.high - scale.low
     place = (values - scale.low) / width if width > 0 else np.full(values.shape, 0.5 if scale.signed else 0.0)
-    painted: Array = colormaps[DIVERGING if scale.signed else SEQUENTIAL](np.clip(place, 0, 1))[..., :3]
-    return painted
+    at = np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(place, at, channel) for channel in stops.T], -1)
 
 
 def overlay(values: Array, photograph: Array, scale: Scale) -> Array:
@@ -78,20 +84,11 @@ def overlay(values: Array, photograph: Array, scale: Scale) -> Array:
         ``(h, w, 3)`` in [0, 1].
     """
     grey = photograph @ np.array([0.299, 0.587, 0.114])
-    return colours(values, scale) * (0.45 + 0.55 * grey)[..., None]
+    return colours(values, scale) * (FADED + (1 - FADED) * grey)[..., None]
 
 
-def gradient(name: str, n_stops: int = 9) -> str:
-    """A matplotlib colour map as the colour stops of a CSS gradient.
-
-    Example:
-        >>> gradient("Greys", 2)
-        '#ffffff, #000000'
-    """
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return ", ".join(to_hex(each) for each in colormaps[name](np.linspace(0, 1, n_stops)))
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
 
 
 def as_photograph(image: Any, positions: tuple[int, ...]) -> Array:

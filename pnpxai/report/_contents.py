@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from pnpxai.modality import MODALITIES
 from pnpxai.modules import Architecture, detect_model_architecture
 from pnpxai.postprocess import PostProcessor
 from pnpxai.report._charts import Axis, axis_over
-from pnpxai.report._numbers import mean, number
+from pnpxai.report._numbers import cost, mean, number
 from pnpxai.tunable import Role, Tunable
 from pnpxai.tuning import Configuration, Entry, TuneResult
 from pnpxai.tuning._statistics import FEWEST_TO_CONFIRM
@@ -25,7 +26,8 @@ class Row:
     numbers: dict[str, Any]
     tuned_at: float
     default_at: float
-    gain_at: tuple[float, float, float] | None
+    gain_at: tuple[float, ...] | None
+    better_found: bool
     confirmed: bool
 
 
@@ -63,17 +65,20 @@ def board(result: TuneResult) -> Board:
     controls = {name: mean(scores) for name, scores in result.controls.items()}
     scored = [row[column] for row in table for column in ("tuned_score", "default_score")]
     scores = axis_over([*scored, *controls.values()], STRIP)
-    gains = axis_over([row[column] for row in table for column in ("gain", "gain_low", "gain_high")], STRIP, include=0)
+    ends = [row[column] for row in table for column in ("gain_low", "gain", "gain_high")]
+    gains = axis_over([0.0, *ends], STRIP, least=(scores.high - scores.low) / 10)
     rows = []
     for row, entry in zip(table, result.entries, strict=True):
-        ends = (row["gain_low"], row["gain"], row["gain_high"])
+        interval = (row["gain_low"], row["gain"], row["gain_high"])
+        tuned = entry.tuned is not entry.default
         rows.append(
             Row(
                 {str(name): value for name, value in row.items()},
                 scores(row["tuned_score"]),
                 scores(row["default_score"]),
-                tuple(map(gains, ends)) if all(map(math.isfinite, ends)) else None,  # type: ignore[arg-type]  # three
-                entry.gain is not None and entry.gain.confirmed,
+                tuple(map(gains, interval)) if tuned and all(map(math.isfinite, interval)) else None,
+                tuned,
+                tuned and entry.gain is not None and entry.gain.confirmed,
             )
         )
     marks = tuple(Control(name, score, scores(score)) for name, score in controls.items())
@@ -112,7 +117,7 @@ def reasons(result: TuneResult) -> list[str]:
                     f"{number(mean(own))}.")
     used = result.recommended
     n = max(len(used.tuning_scores), 1)
-    told.append(f"One explanation costs {used.n_forwards / n:,.0f} forward passes, {used.seconds / n:.2g} s here.")
+    told.append(f"One explanation costs {cost(used.n_forwards / n)} forward passes, {cost(used.seconds / n, 's')} here.")
     return told
 
 
@@ -136,6 +141,20 @@ class Fit:
     name: str
     forwards: float | None
     seconds: float | None
+
+
+def kind_of_data(result: TuneResult) -> str:
+    """The name of the modality, or of its class where it is one's own."""
+    kind = type(result.modality)
+    return next((name.replace("_", " ") for name, each in MODALITIES.items() if each is kind), kind.__name__)
+
+
+def rejected(result: TuneResult) -> list[tuple[str, str]]:
+    """Names and the reason they share, in the order in which the reasons came."""
+    names: dict[str, list[str]] = {}
+    for name, reason in (result.recommendation.rejected if result.recommendation else {}).items():
+        names.setdefault(reason, []).append(name)
+    return [(", ".join(each), reason) for reason, each in names.items()]
 
 
 def recommended(result: TuneResult) -> list[Fit]:

@@ -76,8 +76,9 @@ def _chart(best: Curves, random: Curves, row: int) -> Chart:
         ("", "random"): random.morf[row].tolist(),
     }
     across = Axis(0.0, 1.0, WIDTH - LEFT - RIGHT, LEFT)
-    reach = axis_over((each for ys in named.values() for each in ys), 1.0, include=0.0, margin=0.03)
-    up = Axis(min(0.0, reach.low) if reach.low < -0.1 * reach.high else 0.0, reach.high, HEIGHT - TOP - BOTTOM, TOP, True)
+    reach = axis_over((0.0, *(each for ys in named.values() for each in ys)), 1.0, margin=0.03)
+    negative = any(each < 0 for ys in named.values() for each in ys)
+    up = Axis(reach.low if negative else 0.0, reach.high, HEIGHT - TOP - BOTTOM, TOP, True)
     lines = [Line(name, style, polyline(fractions, ys, across, up)) for (name, style), ys in named.items()]
     return Chart(
         across,

@@ -13,7 +13,7 @@ import jinja2
 from pnpxai.errors import ParameterError
 from pnpxai.forward import n_samples as count_samples
 from pnpxai.report import _contents, _numbers
-from pnpxai.report._colour import DIVERGING, PERCENTILE, SEQUENTIAL, gradient
+from pnpxai.report._colour import DIVERGING, PERCENTILE, SEQUENTIAL
 from pnpxai.report._curves import curve_metric
 from pnpxai.report._samples import ClassNames, samples
 from pnpxai.tuning import TuneResult
@@ -69,11 +69,13 @@ def write_report(
         result=result,
         model_name=title or type(model).__name__,
         model=model,
+        kind_of_data=_contents.kind_of_data(result),
         n_parameters=sum(each.numel() for each in model.parameters()),
         n_samples=n,
         names=named,
         architecture=_contents.architecture(result),
         recommended=_contents.recommended(result),
+        rejected=_contents.rejected(result),
         reasons=_contents.reasons(result),
         board=_contents.board(result),
         entries=[(each, _contents.parameters(each)) for each in result.entries],
@@ -82,8 +84,8 @@ def write_report(
         curve_name=type(curve_metric(result)).__name__,
         samples=parts,
         percentile=PERCENTILE,
-        diverging=gradient(DIVERGING),
-        sequential=gradient(SEQUENTIAL),
+        diverging=", ".join(DIVERGING),
+        sequential=", ".join(SEQUENTIAL),
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

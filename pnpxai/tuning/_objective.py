@@ -120,7 +120,7 @@ class Objective:
         """
         inputs, targets = take_samples(self.cache.inputs, index), take_targets(self.cache.targets, index)
         maps = postprocessor(self.cache.maps(explainer, index))
-        scores = self.metric.set_kwargs(explainer=explainer).evaluate(inputs, targets, maps)
+        scores = self.metric.judging(explainer, postprocessor).evaluate(inputs, targets, maps)
         if not torch.isfinite(scores).all():
             raise ExplanationError(
                 f"a finite {type(self.metric).__name__}", "NaN or infinity", "The metric is not defined for this map."

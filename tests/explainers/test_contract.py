@@ -105,6 +105,25 @@ PARAMETERS = [
 ]
 each_class = pytest.mark.parametrize("cls", CLASSES)
 each_pair = pytest.mark.parametrize(("cls", "ground"), PAIRS)
+FIRST = [pytest.param(cls, next(grounds(cls)), id=name) for name, cls in sorted(EXPLAINERS.items())]
+each_first = pytest.mark.parametrize(("cls", "ground"), FIRST)
+
+
+def _each_pair_with(names: tuple[str, ...], first: list[tuple[Any, ...]], others: list[tuple[Any, ...]]) -> Any:
+    """All rows of values on a class's first network, some of them on its others."""
+    mains = {each.id: each.values for each in FIRST}
+    rows = [
+        pytest.param(*pair.values, *values, id=f"{pair.id}-{values[0]}")
+        for pair in PAIRS
+        for values in (first if pair.values == mains[pair.values[0].__name__] else others)
+    ]
+    return pytest.mark.parametrize(("cls", "ground", *names), rows)
+
+
+each_precision = _each_pair_with(
+    ("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.float64, FLOAT64)], [(torch.float64, FLOAT64)]
+)
+each_moment = _each_pair_with(("when",), [("at first",), ("in the middle",), ("at last",)], [("in the middle",)])
 
 
 def first(cls: type[Explainer]) -> tuple[Ground, nn.Module, Explainer]:
@@ -263,7 +282,10 @@ def test_copies_and_pickles_explain_alike(cls: type[Explainer], ground: Ground) 
 @pytest.mark.parametrize("chosen", ["given", "predicted"])
 def test_the_shape_is_the_inputs_or_has_one_channel(cls: type[Explainer], ground: Ground, chosen: str) -> None:
     maps = maps_of(cls(ground.net(), **cheap(cls)), ground.inputs(), 1 if chosen == "given" else None)
-    assert tuple(maps.shape) in {(3, *ground.shape), (3, 1, *ground.shape[1:]) if ground.shape[1:] else (3, *ground.shape)}
+    assert tuple(maps.shape) in {
+        (3, *ground.shape),
+        (3, 1, *ground.shape[1:]) if ground.shape[1:] else (3, *ground.shape),
+    }
     assert maps.dtype == torch.float32
     assert not maps.requires_grad
     assert (maps.flatten(1).std(1) > 0).all(), "a constant map"
@@ -296,7 +318,7 @@ def test_nothing_is_touched(cls: type[Explainer], ground: Ground) -> None:
         maps_of(explainer, leaf, None)
 
 
-@each_pair
+@each_first
 def test_training_mode_and_frozen_parameters_do_not_change_the_map(cls: type[Explainer], ground: Ground) -> None:
     expected = maps_of(cls(ground.net(), **cheap(cls)), ground.inputs())
     assert distance(maps_of(cls(_troubled(ground), **cheap(cls)), ground.inputs()), expected) <= SAME
@@ -304,8 +326,7 @@ def test_training_mode_and_frozen_parameters_do_not_change_the_map(cls: type[Exp
     assert distance(maps_of(cls(frozen, **cheap(cls)), ground.inputs()), expected) <= SAME
 
 
-@each_pair
-@pytest.mark.parametrize("when", ["at first", "in the middle", "at last"])
+@each_moment
 def test_nothing_is_touched_when_the_model_raises(
     cls: type[Explainer], ground: Ground, when: str, set_chunk_size: Callable[[int], None]
 ) -> None:
@@ -321,22 +342,20 @@ def test_nothing_is_touched_when_the_model_raises(
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-@each_pair
+@each_first
 def test_nothing_is_touched_when_the_gradient_raises(cls: type[Explainer], ground: Ground) -> None:
     net, inputs, before = Wrapped(_troubled(ground), breaks_in_backward), ground.inputs(), times_backward_broke()
     explainer = cls(net, **cheap(cls))
+    said = []
     with untouched(net, inputs):
         try:
             explainer.attribute(inputs, 1)
         except PnPXAIError as error:
-            assert "the gradient broke here" in str(error)
-            assert times_backward_broke() > before
-        else:
-            assert times_backward_broke() == before
+            said.append("the gradient broke here" in str(error))
+    assert said == [True] * (times_backward_broke() > before)
 
 
-@each_pair
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.float64, FLOAT64)])
+@each_precision
 def test_chunks_do_not_change_the_map(
     cls: type[Explainer],
     ground: Ground,
@@ -356,8 +375,7 @@ def test_chunks_do_not_change_the_map(
             assert distance(maps_of(explainer.set_kwargs(batch_size=size), inputs, targets), expected) <= tolerance
 
 
-@each_pair
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.float64, FLOAT64)])
+@each_precision
 def test_the_neighbours_in_a_batch_do_not_change_a_map(
     cls: type[Explainer], ground: Ground, dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -393,7 +411,7 @@ def _all_random(explainer: Explainer) -> dict[str, Any]:
     return {"add_noise": True} if "add_noise" in constructor_parameters(type(explainer)) else {}
 
 
-@each_pair
+@each_first
 def test_double_precision_comes_back_and_agrees(cls: type[Explainer], ground: Ground) -> None:
     explainer = cls(ground.net(), **cheap(cls))
     expected = maps_of(explainer, ground.inputs())
@@ -405,7 +423,7 @@ def test_double_precision_comes_back_and_agrees(cls: type[Explainer], ground: Gr
     assert distance(doubled, expected.double()) <= 2e-3
 
 
-@each_pair
+@each_first
 def test_the_memory_layout_does_not_change_the_map(cls: type[Explainer], ground: Ground) -> None:
     explainer, inputs = cls(ground.net(), **cheap(cls)), ground.inputs()
     expected = maps_of(explainer, inputs)
@@ -432,7 +450,7 @@ def test_the_callers_gradient_mode_does_not_matter(cls: type[Explainer], ground:
     assert distance(maps, expected) <= SAME
 
 
-@each_pair
+@each_first
 def test_targets_as_int_tensor_none_and_function(cls: type[Explainer], ground: Ground) -> None:
     net, inputs = Wrapped(ground.net(), nets.identity), ground.inputs()
     explainer = cls(net, **cheap(cls))
@@ -446,15 +464,17 @@ def test_targets_as_int_tensor_none_and_function(cls: type[Explainer], ground: G
     assert min(distance(named, expected), distance(as_probability, expected)) <= FLOAT32
 
 
-@each_pair
+@each_first
 @pytest.mark.parametrize("form", [as_dict, as_tuple])
-def test_outputs_may_be_tuples_and_mappings(cls: type[Explainer], ground: Ground, form: Callable[[Tensor], Any]) -> None:
+def test_outputs_may_be_tuples_and_mappings(
+    cls: type[Explainer], ground: Ground, form: Callable[[Tensor], Any]
+) -> None:
     expected = maps_of(cls(ground.net(), **cheap(cls)), ground.inputs())
     maps = maps_of(cls(Wrapped(ground.net(), form), **cheap(cls)), ground.inputs())
     assert distance(maps, expected) <= SAME
 
 
-@each_pair
+@each_first
 def test_inputs_may_be_picked_from_anything(cls: type[Explainer], ground: Ground) -> None:
     inputs = ground.inputs()
     expected = maps_of(cls(ground.net(), **cheap(cls)), inputs)

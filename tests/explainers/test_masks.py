@@ -64,12 +64,8 @@ def test_a_known_grid_matches_interpolate() -> None:
 
 
 @pytest.mark.parametrize("p_keep", [0.2, 0.5])
-@pytest.mark.parametrize(
-    ("size", "grid"), [((9, 7), (3, 2)), ((2, 3), (4, 4)), ((10,), (3,)), ((6,), None)], ids=str
-)
-def test_every_position_is_kept_with_p_keep(
-    size: tuple[int, ...], grid: tuple[int, ...] | None, p_keep: float
-) -> None:
+@pytest.mark.parametrize(("size", "grid"), [((9, 7), (3, 2)), ((2, 3), (4, 4)), ((10,), (3,)), ((6,), None)], ids=str)
+def test_every_position_is_kept_with_p_keep(size: tuple[int, ...], grid: tuple[int, ...] | None, p_keep: float) -> None:
     n = 4096
     masks = draw_masks(0, n, size, grid, p_keep, seed=0)
     assert masks.min() >= 0
