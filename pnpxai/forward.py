@@ -104,8 +104,18 @@ class Request:
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
         chunk_size: int | None = None,
+        allow_integers: bool = False,
     ) -> Request:
-        """Check inputs and targets, move them to the model, and find the predicted classes where targets is None.
+        """Check inputs and targets and move them to the model's device and dtype.
+
+        Args:
+            model: never changed.
+            inputs: as given to an explainer.
+            targets: as given to an explainer.
+            forward_arg_extractor: as for explainers.
+            additional_forward_arg_extractor: as for explainers.
+            chunk_size: samples that go through the model at once; None for as many as fit.
+            allow_integers: let inputs such as token ids through, which can be run but not perturbed.
 
         Raises:
             InputError: inputs that are no batch of finite floating-point tensors.
@@ -115,11 +125,14 @@ class Request:
         reference = model_reference(model)
         explained = forward_arg_extractor(inputs) if forward_arg_extractor else inputs
         explained = (explained,) if isinstance(explained, Tensor) else explained
-        check_inputs(explained)
+        check_inputs(explained, allow_integers)
         extra = additional_forward_arg_extractor(inputs) if additional_forward_arg_extractor else ()
         extra = extra if isinstance(extra, tuple) else (extra,)
         with torch.inference_mode(False):
-            converted = tuple(each.detach().clone().to(reference.device, reference.dtype) for each in explained)
+            converted = tuple(
+                each.detach().clone().to(reference.device, reference.dtype if each.is_floating_point() else each.dtype)
+                for each in explained
+            )
             if not all(torch.isfinite(each).all() for each in converted):
                 raise InputError(
                     f"inputs that are finite in the model's {reference.dtype}",
@@ -288,7 +301,7 @@ def model_reference(model: object) -> Tensor:
     )
 
 
-def check_inputs(inputs: object) -> None:
+def check_inputs(inputs: object, allow_integers: bool = False) -> None:
     """Refuse what is no batch of finite floating-point tensors of one length.
 
     Raises:
@@ -301,7 +314,7 @@ def check_inputs(inputs: object) -> None:
             "Convert the inputs to tensors, or pick the tensors with forward_arg_extractor.",
         )
     for each in inputs:
-        if not each.is_floating_point():
+        if not (each.is_floating_point() or allow_integers):
             raise InputError(
                 "floating-point inputs",
                 f"{each.dtype}",

@@ -140,6 +140,7 @@ def watch(
             inputs,
             forward_arg_extractor=forward_arg_extractor,
             additional_forward_arg_extractor=additional_forward_arg_extractor,
+            allow_integers=True,
         )
         with Watch(model).running() as watched:
             request.call(request.rows(0, 1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformer
 
 from pnpxai import modules
-from pnpxai.errors import InputError, ModelError
+from pnpxai.errors import ModelError
 from pnpxai.modules import MODULE_KINDS, detect_model_architecture, kinds_of
 from tests.harm import untouched
 from tests.nets import LSTMClassifier, RaisesAt, TinyTransformer, VGGLike, batch, seeded
@@ -206,11 +206,22 @@ def test_a_recurrent_classifier() -> None:
     assert _names(seeded(LSTMClassifier()), batch(2, 8, 4)) == {"LSTM", "Linear"}
 
 
-def test_embeddings_are_seen_without_inputs_and_ids_are_refused() -> None:
+def test_embeddings_are_seen_without_inputs_and_with_token_ids() -> None:
     model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(8, 2))
-    assert _names(model) == {"Embedding", "Linear"}
-    with pytest.raises(InputError, match="embeddings"):
-        detect_model_architecture(model, torch.tensor([[1, 2]]))
+    assert _names(model) == _names(model, torch.tensor([[1, 2]])) == {"Embedding", "Linear"}
+
+
+def test_a_functional_embedding_is_seen() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(10, 4))
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return F.embedding(ids, self.table).mean(1)
+
+    assert _names(Functional()) == set()
+    assert _names(Functional(), torch.tensor([[1, 2]])) == {"Embedding"}
 
 
 def test_arguments_reach_the_model_by_extractors() -> None:

@@ -85,7 +85,8 @@ def test_against_captum() -> None:
         x.clone().requires_grad_(), baseline, target=targets, n_steps=30, method="riemann_middle"
     )
     ours = IntegratedGradients(net, n_steps=30, baseline_fn=-0.5).attribute(x, targets)
-    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-8, atol=1e-10)
+    # captum rounds its points to float32, 6e-8 of the path
+    torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-6 * float(theirs.abs().max()))
 
 
 def test_every_chunk_size_and_neighbourhood_gives_the_same_map(set_chunk_size: Callable[[int], None]) -> None:

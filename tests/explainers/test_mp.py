@@ -26,7 +26,7 @@ class TextureInPatch(nn.Module):
         self.edges = nn.Parameter(torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None] / 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        energy = F.conv2d(x, self.edges, padding=1).square()[:, 0, *PATCH].mean((1, 2))
+        energy = F.conv2d(x, self.edges, padding=1).square()[:, 0, PATCH[0], PATCH[1]].mean((1, 2))
         return torch.stack([8 * (energy - 0.5), torch.zeros_like(energy)], 1)
 
 
