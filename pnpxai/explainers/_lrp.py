@@ -114,6 +114,7 @@ class LRPBase(Explainer):
 
     def explain_request(self, request: Request) -> Tensor:
         """Relevance of the input, or of the output of ``layer``, for each sample."""
+        inputs = request.input
         self._check_outputs(request)
         name = None if self.layer is None else layer_name(self.model, self.layer)
         canonized = self._canonized(request) if self.zennit_canonizers else request
@@ -121,8 +122,8 @@ class LRPBase(Explainer):
         maps: list[Tensor] = []
 
         def run(start: int, stop: int) -> None:
-            index = torch.arange(start, stop, device=request.input.device)
-            leaf = request.input[start:stop].detach().requires_grad_()
+            index = torch.arange(start, stop, device=inputs.device)
+            leaf = inputs[start:stop].detach().requires_grad_()
             with ExitStack() as stack:
                 stack.enter_context(torch.enable_grad())
                 stack.enter_context(self.zennit_composite.context(canonized.model))

@@ -96,7 +96,7 @@ class GraphWatch(Watch):
         """Make the call; record it and the nodes it makes."""
         given = list(_tensors((args, kwargs)))
         known = {each.grad_fn for each in given if each.grad_fn is not None}
-        cut = [each for each in given if each in self._cut]
+        cut = [each for each in given if each in self._cut and each.grad_fn is None]
         result = super().__torch_function__(func, types, args, kwargs)
         place, name = len(self.operations) - 1, self.operations[-1].name
         for each in _tensors(result):

@@ -61,7 +61,9 @@ def test_against_the_expectation_over_all_noise() -> None:
 def test_the_variance_survives_a_large_mean() -> None:
     net, x = Cubic(offset=1e4).float(), batch(2, 3)
     exact = slow_gradients(x.double(), Cubic(offset=1e4), 20, 0.1, seed=0).var(0, unbiased=False)
-    torch.testing.assert_close(VarGrad(net, n_samples=20, noise_level=0.1).attribute(x).double(), exact, rtol=0.02, atol=1e-6)
+    torch.testing.assert_close(
+        VarGrad(net, n_samples=20, noise_level=0.1).attribute(x).double(), exact, rtol=0.02, atol=1e-6
+    )
 
 
 def test_noise_is_the_same_for_every_image_chunk_and_neighbour(set_chunk_size: Callable[[int], None]) -> None:

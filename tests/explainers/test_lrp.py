@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from zennit.attribution import Gradient as ZennitGradient
+from zennit.canonizers import SequentialMergeBatchNorm
+from zennit.torchvision import ResNetCanonizer
+
+from pnpxai.errors import InputError, ModelError, ParameterError, UnsupportedModelError, UnsupportedOperationError
+from pnpxai.explainers import GradientXInput
+from pnpxai.explainers.lrp import (
+    LRPBase,
+    LRPEpsilonAlpha2Beta1,
+    LRPEpsilonGammaBox,
+    LRPEpsilonPlus,
+    LRPUniformEpsilon,
+)
+from pnpxai.forward import count_forwards
+from tests.harm import untouched
+from tests.nets import (
+    MLP,
+    BatchNormNet,
+    LSTMClassifier,
+    RaisesAt,
+    TimeCNN,
+    TinyTransformer,
+    VGGLike,
+    Wrapped,
+    as_dict,
+    batch,
+    seeded,
+)
+
+FOUR = [LRPUniformEpsilon, LRPEpsilonPlus, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox]
+each_of_four = pytest.mark.parametrize("cls", FOUR)
+TINY = {"epsilon": 1e-13, "stabilizer": 1e-13}
+
+
+def without_biases(net: nn.Module) -> nn.Module:
+    net = seeded(net.double())
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.zero_()
+    return net
+
+
+def same(found: Tensor, expected: Tensor, tolerance: float = 1e-6) -> None:
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+class Net(nn.Module):
+    """Convolution, whatever is put in the middle, pooling and a linear layer; ``(n, 3, 8, 8)`` to ``(n, 4)``."""
+
+    def __init__(self, middle: Callable[[Net, Tensor], Tensor], **modules: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.head = nn.Linear(16, 4)
+        self.middle = middle
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(self.middle(self, self.conv(x))).flatten(1))
+
+
+def join(net: Net, x: Tensor) -> Tensor:
+    x = torch.cat([net.a(x), net.b(x.clone())], 1)
+    left, right = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).chunk(2, 1)
+    return F.max_pool2d(F.relu(torch.stack([right, left], 2).flatten(1, 2)), 2)[:, :4]
+
+
+EXACT = {
+    "mlp": lambda: (MLP(), (6,)),
+    "vgg": lambda: (VGGLike(), (3, 16, 16)),
+    "vgg in place": lambda: (VGGLike(inplace=True), (3, 16, 16)),
+    "series": lambda: (TimeCNN(), (2, 24)),
+    "average pool": lambda: (Net(lambda net, x: F.avg_pool2d(x, 1) if x is None else x.relu()), (3, 8, 8)),
+    "branches": lambda: (Net(join, a=nn.Conv2d(4, 3, 1), b=nn.Conv2d(4, 5, 3, padding=1)), (3, 8, 8)),
+    "linear over steps": lambda: (nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(15, 3)), (3, 4)),
+    "functional relu in place": lambda: (Net(lambda net, x: F.relu(x, inplace=True)), (3, 8, 8)),
+    "relu used twice": lambda: (
+        Net(lambda net, x: net.relu(net.a(net.relu(x))), relu=nn.ReLU(), a=nn.Conv2d(4, 4, 3, padding=1)),
+        (3, 8, 8),
+    ),
+    "functional dropout": lambda: (Net(lambda net, x: F.dropout(x, 0.5, net.training).relu()), (3, 8, 8)),
+    "leaky": lambda: (Net(lambda net, x: net.act(x), act=nn.LeakyReLU(1.0)), (3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_small_epsilon_is_gradient_times_input_without_biases(name: str) -> None:
+    net, shape = EXACT[name]()
+    net = without_biases(net)
+    x = batch(3, *shape, dtype=torch.float64)
+    for targets in (1, None, torch.tensor([2, 0, 1])):
+        found = LRPUniformEpsilon(net, **TINY).attribute(x, targets)
+        same(found, GradientXInput(net).attribute(x, targets))
+    same(found.flatten(1).sum(1), net(x)[torch.arange(3), [2, 0, 1]].detach())
+
+
+def test_epsilon_rule_with_biases_by_hand() -> None:
+    net, x, epsilon = seeded(MLP().double()), batch(4, 6, dtype=torch.float64), 0.3
+    (v, b), (w, c) = ((each.weight.detach(), each.bias.detach()) for each in (net[0], net[2]))
+    expected = torch.zeros(4, 6, dtype=torch.float64)
+    for image in range(4):
+        z = [sum(v[j, i] * x[image, i] for i in range(6)) + b[j] for j in range(12)]
+        a = [max(each, torch.zeros_like(each)) for each in z]
+        out = sum(w[2, j] * a[j] for j in range(12)) + c[2]
+        for j in range(12):
+            relevance = w[2, j] * a[j] * out / (out + epsilon * out.sign())
+            for i in range(6):
+                expected[image, i] += v[j, i] * x[image, i] * relevance / (z[j] + epsilon * z[j].sign())
+    same(LRPUniformEpsilon(net, epsilon=epsilon).attribute(x, 2), expected, 1e-12)
+
+
+@each_of_four
+@pytest.mark.parametrize(("make", "shape"), [(VGGLike, (3, 16, 16)), (TimeCNN, (2, 24)), (MLP, (6,))])
+def test_against_zennit(cls: type[LRPBase], make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    net, x = seeded(make().double()), batch(3, *shape, dtype=torch.float64)
+    explainer = cls(net, epsilon=0.05)
+    one_hot = torch.eye(net(x).shape[1], dtype=torch.float64)[[1, 1, 1]]
+    with ZennitGradient(net, explainer.zennit_composite, attr_output=lambda out: out * one_hot) as attributor:
+        _, expected = attributor(x.clone().requires_grad_())
+    same(explainer.attribute(x, 1), expected, 1e-12)
+
+
+def conv_relevance(x: Tensor, relevance: Tensor, weights: Tensor, rule: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """One image ``(c, h, w)`` by a rule on contributions, output by output; convolution without padding or bias."""
+    found = torch.zeros_like(x)
+    k, _, rows, columns = weights.shape
+    for out in range(k):
+        for i in range(relevance.shape[1]):
+            for j in range(relevance.shape[2]):
+                window = (slice(None), slice(i, i + rows), slice(j, j + columns))
+                found[window] += rule(x[window], weights[out]) * relevance[out, i, j]
+    return found
+
+
+def share(z: Tensor) -> Tensor:
+    return z / z.sum() if z.sum() else torch.zeros_like(z)
+
+
+RULES: dict[type[LRPBase], tuple[Any, Any]] = {
+    LRPEpsilonPlus: (lambda x, w: share((x * w).clamp(min=0)),) * 2,
+    LRPEpsilonAlpha2Beta1: (lambda x, w: 2 * share((x * w).clamp(min=0)) - share((x * w).clamp(max=0)),) * 2,
+    LRPEpsilonGammaBox: (
+        lambda x, w: share(x * w + 3 * w.clamp(min=0) - 3 * w.clamp(max=0)),
+        lambda x, w: (
+            share(x * (w + 0.25 * w.clamp(min=0))) * ((x * w).sum() > 0)
+            + share(x * (w + 0.25 * w.clamp(max=0))) * ((x * w).sum() < 0)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("cls", RULES)
+def test_rules_on_convolutions_contribution_by_contribution(cls: type[LRPBase]) -> None:
+    net = without_biases(
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
+    )
+    x = batch(2, 2, 6, 6, dtype=torch.float64).clamp(-3, 3)
+    found = cls(net, **TINY).attribute(x, 0)
+    for image in range(2):
+        hidden = net[:2](x[image : image + 1])[0].detach()
+        upper = net[:4](x[image : image + 1])[0].detach()
+        relevance = (upper.flatten() * net[5].weight[0].detach()).reshape(upper.shape)
+        first, second = RULES[cls]
+        relevance = conv_relevance(hidden, relevance, net[2].weight.detach(), second)
+        same(found[image], conv_relevance(x[image], relevance, net[0].weight.detach(), first), 1e-9)
+
+
+def test_gamma_zero_and_an_empty_box_are_the_epsilon_rule() -> None:
+    net, x = without_biases(VGGLike()), batch(2, 3, 16, 16, dtype=torch.float64)
+    rest = {"epsilon": 1e-3, "stabilizer": 1e-3}
+    found = LRPEpsilonGammaBox(net, low=0.0, high=0.0, gamma=0.0, **rest).attribute(x, 1)
+    same(found, LRPUniformEpsilon(net, **rest).attribute(x, 1), 1e-12)
+
+
+def test_relevance_of_a_target_function() -> None:
+    """Relevance starts at outputs times the gradient of the score, so that maps add up as scores do."""
+    net, x = seeded(VGGLike().double()), batch(2, 3, 16, 16, dtype=torch.float64)
+    explainer = LRPUniformEpsilon(net, epsilon=1e-3)
+    contrast = explainer.attribute(x, lambda outputs: outputs[:, 0] - 2 * outputs[:, 3])
+    same(contrast, explainer.attribute(x, 0) - 2 * explainer.attribute(x, 3), 1e-10)
+
+
+def test_relevance_of_a_layers_output() -> None:
+    net, x = without_biases(VGGLike(inplace=True)), batch(2, 3, 16, 16, dtype=torch.float64)
+    activations = net.features[:4](x).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(net.classifier(net.features[4:](activations.clone()))[:, 1].sum(), activations)
+    for layer in ("features.3", net.features[3]):
+        same(LRPUniformEpsilon(net, layer=layer, **TINY).attribute(x, 1), (activations * slope).detach())
+    assert LRPUniformEpsilon(net, layer="classifier.1").attribute(x).shape == (2, 16)
+    with pytest.raises(ParameterError, match="features"):
+        LRPUniformEpsilon(net, layer="feature").attribute(x)
+
+
+@each_of_four
+def test_every_parameter_changes_the_map(cls: type[LRPBase]) -> None:
+    net = seeded(Net(lambda net, x: net.b(x.relu()).relu(), b=nn.Conv2d(4, 4, 3, padding=1)))
+    net.pool = nn.AvgPool2d(4)
+    x = batch(2, 3, 8, 8)
+    changes: dict[str, Any] = {"epsilon": 0.7, "stabilizer": 0.1}
+    if cls is LRPEpsilonGammaBox:
+        changes |= {"gamma": 0.9, "low": -4.0, "high": torch.tensor([3.0, 4.0, 5.0]).reshape(1, 3, 1, 1)}
+    default = cls(net).attribute(x, 1)
+    for name, value in changes.items():
+        changed = cls(net).set_kwargs(**{name: value})
+        assert (changed.attribute(x, 1) - default).abs().max() > 1e-4 * default.abs().max(), name
+        assert torch.equal(changed.attribute(x, 1), cls(net, **{name: value}).attribute(x, 1))
+
+
+def test_impossible_arguments() -> None:
+    net, x = seeded(VGGLike()), batch(1, 3, 16, 16)
+    for cls, arguments in (
+        *((cls, {"epsilon": 0.0}) for cls in FOUR),
+        (LRPEpsilonPlus, {"stabilizer": -1e-6}),
+        (LRPEpsilonGammaBox, {"gamma": -0.1}),
+        (LRPUniformEpsilon, {"n_classes": 0}),
+    ):
+        with pytest.raises(ParameterError):
+            cls(net, **arguments)
+    with pytest.raises(ParameterError, match="n_classes"):
+        LRPUniformEpsilon(net, n_classes=4).attribute(x)
+    assert torch.equal(LRPUniformEpsilon(net, n_classes=5).attribute(x), LRPUniformEpsilon(net).attribute(x))
+    with pytest.raises(ParameterError, match="low"):
+        LRPEpsilonGammaBox(net, low=1.0, high=0.0).attribute(x)
+    with pytest.raises(InputError, match="one tensor"):
+        LRPUniformEpsilon(net).attribute((x, x))
+
+
+class ScaledConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * super().forward(x)
+
+
+class NamedConv(nn.Conv2d):
+    pass
+
+
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+def old_weight_norm() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(nn.Conv2d(4, 4, 1))
+
+
+def patched() -> nn.Module:
+    conv = nn.Conv2d(4, 4, 1)
+    conv.forward = lambda x: 2 * nn.Conv2d.forward(conv, x)  # type: ignore[method-assign]
+    return conv
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
+    "residual sum": (lambda: Net(lambda net, x: x + x.relu()), (3, 8, 8), r"add in the model itself \(Net\)"),
+    "product": (lambda: Net(lambda net, x: x * x.mean((2, 3), keepdim=True)), (3, 8, 8), "mul|mean"),
+    "scaling": (lambda: Net(lambda net, x: x / 2), (3, 8, 8), "div in the model itself"),
+    "in-place sum": (lambda: Net(lambda net, x: x.add_(1.0)), (3, 8, 8), "add in the model itself"),
+    "batch norm": (lambda: Net(lambda net, x: net.bn(x), bn=nn.BatchNorm2d(4)), (3, 8, 8), "batch_norm in bn .*canon"),
+    "layer norm": (lambda: Net(lambda net, x: net.n(x), n=nn.LayerNorm(8)), (3, 8, 8), r"layer_norm in n \(LayerNorm"),
+    "group norm": (lambda: Net(lambda net, x: net.n(x), n=nn.GroupNorm(2, 4)), (3, 8, 8), "group_norm in n"),
+    "functional norm": (BatchNormNet, (3, 8, 8), "batch_norm in the model itself"),
+    "silu": (lambda: Net(lambda net, x: net.a(x), a=nn.SiLU()), (3, 8, 8), r"silu in a \(SiLU\)"),
+    "gelu": (lambda: Net(lambda net, x: net.a(x), a=nn.GELU()), (3, 8, 8), "gelu in a"),
+    "functional gelu": (lambda: Net(lambda net, x: F.gelu(x)), (3, 8, 8), "gelu in the model itself"),
+    "sigmoid": (lambda: Net(lambda net, x: net.a(x), a=nn.Sigmoid()), (3, 8, 8), "sigmoid in a"),
+    "functional relu6": (lambda: Net(lambda net, x: F.relu6(x)), (3, 8, 8), "relu6 in .*module of torch.nn"),
+    "hardtanh off zero": (lambda: Net(lambda net, x: net.a(x), a=nn.Hardtanh(0.5, 1.0)), (3, 8, 8), "hardtanh in a"),
+    "softmax at the end": (lambda: nn.Sequential(MLP(), nn.Softmax(1)), (6,), r"softmax in 1 \(Softmax\)"),
+    "mean over positions": (lambda: Net(lambda net, x: x.mean(1, keepdim=True).expand(-1, 4, -1, -1)), (3, 8, 8), "mean"),
+    "functional convolution": (lambda: Net(lambda net, x: F.conv2d(x, net.a.weight), a=nn.Conv2d(4, 4, 1)), (3, 8, 8), "conv2d in the model"),
+    "functional linear": (lambda: Net(lambda net, x: F.linear(x, net.a.weight), a=nn.Linear(8, 8)), (3, 8, 8), "linear in the model"),
+    "functional average": (lambda: Net(lambda net, x: F.avg_pool2d(x, 2)), (3, 8, 8), "avg_pool2d in .*module of torch.nn"),
+    "matrix product": (lambda: Net(lambda net, x: x @ x), (3, 8, 8), "matmul in the model"),
+    "attention": (TinyTransformer, (8, 4), "MultiheadAttention|attention"),
+    "lstm": (LSTMClassifier, (8, 4), r"lstm in lstm \(LSTM\)"),
+    "module called twice": (lambda: Net(lambda net, x: net.a(net.a(x).relu()), a=nn.Conv2d(4, 4, 1)), (3, 8, 8), r"2 calls of one module in a \(Conv2d\)"),
+    "convolution with its own forward": (lambda: Net(lambda net, x: net.a(x), a=ScaledConv(4, 4, 1)), (3, 8, 8), r"in a \(ScaledConv\)"),
+    "patched forward": (lambda: Net(lambda net, x: net.a(x), a=patched()), (3, 8, 8), r"in a \(Conv2d\)"),
+    "old weight norm": (lambda: Net(lambda net, x: net.a(x), a=old_weight_norm()), (3, 8, 8), r"conv2d in a \(Conv2d\)"),
+    "parametrized": (lambda: Net(lambda net, x: net.a(x), a=nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))), (3, 8, 8), r"in a \(Parametrized"),
+    "function of one's own": (lambda: Net(lambda net, x: Double.apply(x)), (3, 8, 8), "DoubleBackward"),
+    "written in place": (lambda: Net(lambda net, x: x.clone().masked_fill_(x < 0, 0.0)), (3, 8, 8), "masked_fill"),
+    "dropout that never stops": (lambda: Net(lambda net, x: F.dropout(x)), (3, 8, 8), "dropout in the model"),
+    "a detached branch": (lambda: Net(lambda net, x: torch.cat([x[:, :2], x[:, 2:].detach()], 1)), (3, 8, 8), "cat with a tensor that has no gradient"),
+    "transposed convolution": (lambda: Net(lambda net, x: net.a(x), a=nn.ConvTranspose2d(4, 4, 1)), (3, 8, 8), "conv_transpose2d in a"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_operation_and_its_place(name: str) -> None:
+    make, shape, message = REFUSED[name]
+    net, x = seeded(make()), batch(2, *shape)
+    with (
+        untouched(net, *(() if make is BatchNormNet else (x,))),
+        pytest.raises(UnsupportedOperationError, match=message),
+    ):
+        FOUR[len(name) % 4](net).attribute(x, 1)
+
+
+def test_what_does_not_reach_the_output_is_not_held_against_a_model() -> None:
+    def branch(net: Net, x: Tensor) -> Tensor:
+        net_sees = (x * x).mean() > 1e9
+        return net.a(x) if net_sees else F.relu(x)
+
+    plain, branching = Net(lambda net, x: F.relu(x)), Net(branch, a=nn.SiLU())
+    x = batch(2, 3, 8, 8)
+    found = LRPEpsilonPlus(seeded(branching)).attribute(x, 1)
+    assert torch.equal(found, LRPEpsilonPlus(seeded(plain)).attribute(x, 1))
+
+
+def test_a_subclass_that_changes_nothing_is_its_base() -> None:
+    plain = seeded(Net(lambda net, x: net.a(x), a=nn.Conv2d(4, 4, 1)))
+    named = seeded(Net(lambda net, x: net.a(x), a=NamedConv(4, 4, 1)))
+    x = batch(2, 3, 8, 8)
+    assert torch.equal(LRPEpsilonPlus(named).attribute(x, 1), LRPEpsilonPlus(plain).attribute(x, 1))
+
+
+def test_the_box_needs_the_first_convolution_to_run_first() -> None:
+    class Crossed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[2](self[0](self[1](x).relu()).flatten(1))
+
+    net, x = seeded(Crossed(nn.Conv2d(4, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(64, 2))), batch(1, 3, 8, 8)
+    with pytest.raises(UnsupportedOperationError, match="0 defined first, 1 run first"):
+        LRPEpsilonGammaBox(net).attribute(x)
+    assert LRPEpsilonPlus(net).attribute(x).shape == x.shape
+
+
+def norms(net: nn.Module) -> nn.Module:
+    """Give batch norms statistics that matter, without any shift of the whole."""
+    generator = torch.Generator().manual_seed(4)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return net.eval()
+
+
+@each_of_four
+def test_canonizers_work_on_a_copy(cls: type[LRPBase]) -> None:
+    net = norms(
+        nn.Sequential(seeded(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    )
+    x = batch(3, 3, 8, 8)
+    norm, conv = net[1], net[0]
+    merged = nn.Sequential(nn.Conv2d(3, 4, 3), *net[2:]).eval()
+    scale = norm.weight.data / (norm.running_var + norm.eps).sqrt()
+    merged[0].weight.data = conv.weight.data * scale[:, None, None, None]
+    merged[0].bias.data = (conv.bias.data - norm.running_mean) * scale + norm.bias.data
+    with untouched(net, x):
+        found = cls(net, zennit_canonizers=[SequentialMergeBatchNorm()]).attribute(x, 1)
+    same(found, cls(merged).attribute(x, 1), 1e-4)
+
+
+def test_a_residual_network_with_zennits_canonizer() -> None:
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    net = without_biases(norms(seeded(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4))))
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.zero_()
+            module.eps = 0.0
+    x = batch(2, 3, 32, 32, dtype=torch.float64)
+    with untouched(net, x):
+        found = LRPUniformEpsilon(net, zennit_canonizers=[ResNetCanonizer()], **TINY).attribute(x, 1)
+    same(found, GradientXInput(net).attribute(x, 1))
+    with pytest.raises(UnsupportedOperationError, match="add in layer1.0"):
+        LRPUniformEpsilon(net, zennit_canonizers=[SequentialMergeBatchNorm()]).attribute(x)
+
+
+def test_canonizers_that_do_not_fit_are_found_out() -> None:
+    class Backwards(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[2](self[0](self[1](x)).flatten(1))
+
+    net = norms(Backwards(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Linear(108, 2)))
+    with pytest.raises(ModelError, match="leave the model's outputs"):
+        LRPEpsilonPlus(net, zennit_canonizers=[SequentialMergeBatchNorm()]).attribute(batch(1, 3, 8, 8))
+    unequal = norms(Backwards(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(3), nn.Linear(144, 2)))
+    with pytest.raises(ModelError, match="from one of them"):
+        LRPEpsilonPlus(unequal, zennit_canonizers=[SequentialMergeBatchNorm()]).attribute(batch(1, 3, 8, 8))
+
+
+@each_of_four
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_no_harm_in_any_mode(
+    cls: type[LRPBase], mode: Callable[[], torch.no_grad], set_chunk_size: Callable[[int], None]
+) -> None:
+    net, x = seeded(VGGLike(inplace=True)).train(), batch(5, 3, 16, 16)
+    net.features[0].weight.requires_grad_(False)
+    whole = cls(net).attribute(x)
+    set_chunk_size(2)
+    with mode(), untouched(net, x):
+        same(cls(net).attribute(x), whole, 1e-5)
+    same(cls(net).attribute(x[3:4]), whole[3:4], 1e-5)
+    same(cls(Wrapped(net, as_dict).eval()).attribute(x), whole, 1e-5)
+
+
+@each_of_four
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_no_harm_when_the_model_raises(cls: type[LRPBase], call: int, set_chunk_size: Callable[[int], None]) -> None:
+    net, x = RaisesAt(seeded(VGGLike()), call).eval(), batch(4, 3, 16, 16)
+    set_chunk_size(4 if call < 4 else 2)
+    with untouched(net, x), pytest.raises(ModelError, match="broke here"):
+        cls(net).attribute(x, 1)
+
+
+def test_a_detached_model_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="without a gradient"):
+        LRPEpsilonPlus(Wrapped(seeded(MLP()), Tensor.detach).eval()).attribute(batch(2, 6), 1)
+
+
+def test_the_composite_follows_the_parameters() -> None:
+    explainer = LRPUniformEpsilon(MLP())
+    assert explainer.zennit_composite is not explainer.zennit_composite
+    explainer.epsilon = 0.5
+    rules = [hook for _, hook in explainer.zennit_composite.layer_map]
+    one = torch.ones(1)
+    assert rules[-1].gradient_mapper(one, [one]).item() == pytest.approx(1 / 1.5)
+
+
+@pytest.fixture(scope="module")
+def vgg11() -> nn.Module:
+    from torchvision.models import vgg11 as build
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build(weights=None, num_classes=10).eval()
+
+
+@each_of_four
+def test_vgg11_of_torchvision(cls: type[LRPBase], vgg11: nn.Module) -> None:
+    x = batch(1, 3, 64, 64)
+    explainer = cls(vgg11)
+    with count_forwards() as counter:
+        found = explainer.attribute(x, 7)
+    assert counter.n_samples == 3, "the outputs, the check, the explanation"
+    with ZennitGradient(vgg11, explainer.zennit_composite) as attributor:
+        _, expected = attributor(x.clone().requires_grad_(), lambda out: out * torch.eye(10)[[7]])
+    same(found, expected, 1e-5)
