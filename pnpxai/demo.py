@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pnpxai._photographs import cropped, efficientnet_lite0, imagenet_names, photographs, standardized
 from pnpxai.explainers import EXPLAINERS, Explainer
-from pnpxai.recommender import ExplainerLike, Recommendation, explainers_for, recommend
+from pnpxai.recommender import ExplainerLike, explainers_for, recommend
 from pnpxai.report import write_report
 from pnpxai.tuning import TuneResult, tune
 

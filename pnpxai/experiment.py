@@ -17,12 +17,12 @@ from pnpxai.errors import ParameterError, TargetError, unknown_name
 from pnpxai.explainers import Explainer
 from pnpxai.forward import Extractor, Request, model_reference
 from pnpxai.guard import guard
-from pnpxai.metrics import AbPC, Complexity, Metric, MuFidelity, Sensitivity
+from pnpxai.metrics import AbPC, Complexity, Metric, MuFidelity, Sensitivity, metric_for
 from pnpxai.modality import Image, Modality, Tabular, TimeSeries, modality_for
 from pnpxai.postprocess import PostProcessor
 from pnpxai.recommender import ExplainerLike, Recommendation, explainers_for, recommend
 from pnpxai.samples import Ids, Samples
-from pnpxai.tuning import TuneResult, metric_for, tune
+from pnpxai.tuning import TuneResult, tune
 
 Choice: TypeAlias = Any
 T = TypeVar("T")

@@ -49,7 +49,7 @@ def probabilities(outputs: Tensor) -> Tensor:
     """
     if outputs.ndim != 2 or outputs.shape[1] == 1:
         return outputs
-    exact = outputs.double()
+    exact = outputs.float() if outputs.dtype != torch.float64 else outputs
     tolerance = max(1e-3, torch.finfo(outputs.dtype).eps)
     already = (exact >= 0).all(1) & ((exact.sum(1) - 1).abs() < tolerance)
     return torch.where(already[:, None], outputs, outputs.softmax(1))

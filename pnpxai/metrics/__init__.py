@@ -1,6 +1,6 @@
 """The metrics; importing this module registers each of them in `METRICS`."""
 
-from pnpxai.metrics._base import METRICS, Metric, metric_class
+from pnpxai.metrics._base import METRICS, Metric, metric_class, metric_for
 from pnpxai.metrics._curves import Curves
 from pnpxai.metrics.complexity import Complexity, Sparseness
 from pnpxai.metrics.mu_fidelity import MuFidelity
@@ -21,4 +21,5 @@ __all__ = [
     "Sensitivity",
     "Sparseness",
     "metric_class",
+    "metric_for",
 ]

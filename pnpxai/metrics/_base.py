@@ -133,3 +133,27 @@ def metric_class(name: str) -> type[Metric]:
     if name.lower() not in by_name:
         raise unknown_name("metric", name, METRICS)
     return by_name[name.lower()]
+
+
+def metric_for(
+    metric: str | type[Metric] | Metric,
+    model: nn.Module,
+    forward_arg_extractor: Extractor | None = None,
+    additional_forward_arg_extractor: Extractor | None = None,
+) -> Metric:
+    """A metric on ``model`` from a name, class or instance.
+
+    Raises:
+        UnknownNameError: a name that is no metric.
+    """
+    if isinstance(metric, str):
+        metric = metric_class(metric)
+    if isinstance(metric, type) and issubclass(metric, Metric):
+        return metric(
+            model,
+            forward_arg_extractor=forward_arg_extractor,
+            additional_forward_arg_extractor=additional_forward_arg_extractor,
+        )
+    if not isinstance(metric, Metric):
+        raise unknown_name("metric", metric, METRICS)
+    return metric

@@ -4,6 +4,6 @@ from pnpxai.tuning._controls import CONTROLS
 from pnpxai.tuning._objective import Objective
 from pnpxai.tuning._result import Configuration, Entry, TuneResult
 from pnpxai.tuning._statistics import Gain
-from pnpxai.tuning._tune import metric_for, tune
+from pnpxai.tuning._tune import tune
 
-__all__ = ["CONTROLS", "Configuration", "Entry", "Gain", "Objective", "TuneResult", "metric_for", "tune"]
+__all__ = ["CONTROLS", "Configuration", "Entry", "Gain", "Objective", "TuneResult", "tune"]

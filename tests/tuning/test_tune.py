@@ -24,7 +24,7 @@ from pnpxai.explainers import EXPLAINERS, Explainer, Gradient, GradientXInput, S
 from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request
 from pnpxai.metrics import AbPC, Complexity, MoRF
-from pnpxai.tuning._tune import split
+from pnpxai.tuning._judge import split
 from tests.nets import MLP, VGGLike, batch, seeded
 from tests.registry import unregistered
 
