@@ -55,9 +55,8 @@ PHOTOGRAPHS = (
     Photograph("A dahlia", "sklearn", "datasets/images/flower.jpg", (985,)),
     Photograph("Grace Hopper", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg", (400, 652, 667)),
     Photograph("An astronaut", "skimage", "data/astronaut.png", ()),
-    Photograph("A clock in motion", "skimage", "data/clock_motion.png", ()),
 )
-"""Eight that the demo's network names acceptably, then two that it does not."""
+"""Eight that the demo's network names acceptably, then one that it does not."""
 
 
 def package_file(package: str, file: str) -> Path:

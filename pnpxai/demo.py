@@ -12,7 +12,7 @@ from pnpxai.recommender import ExplainerLike, explainers_for, recommend
 from pnpxai.report import write_report
 from pnpxai.tuning import TuneResult, tune
 
-BUDGETS: Mapping[str, int] = {"n_masks": 150, "max_iter": 40, "n_samples": 10, "n_steps": 16}
+BUDGETS: Mapping[str, int] = {"n_masks": 120, "max_iter": 30, "n_samples": 8, "n_steps": 12}
 """What the demo spends at most where an explainer buys accuracy with time."""
 LEFT_OUT: Mapping[str, str] = {"RELAX": "the demo asks about classes, and it explains the whole output."}
 """Explainers the demo does not try, with the reason."""
@@ -25,9 +25,9 @@ def run_demo(
     names: Sequence[str] | None = None,
     explainers: Sequence[ExplainerLike] | None = None,
     budgets: Mapping[str, int] = BUDGETS,
-    n_trials: int = 45,
-    timeout: float | None = 75.0,
-    holdout: float | int = 0.6,
+    n_trials: int = 28,
+    timeout: float | None = 90.0,
+    holdout: float | int = 6,
     seed: int = 0,
     progress: bool = True,
 ) -> TuneResult:
@@ -95,9 +95,7 @@ def within(explainer: Explainer, budgets: Mapping[str, int]) -> Explainer:
 
 
 def _budget_caveat(explainers: Sequence[Explainer]) -> str:
-    spent = [
-        f"{type(each).__name__} {name} {getattr(each, name)}" for each in explainers for name in type(each).BUDGET
-    ]
+    spent = [f"{type(each).__name__} {name} {getattr(each, name)}" for each in explainers for name in type(each).BUDGET]
     return (
         "To end within minutes the demo gives explainers less than their usual budget, which makes their maps noisier: "
         f"{', '.join(spent)}."

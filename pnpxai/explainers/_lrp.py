@@ -115,7 +115,8 @@ class LRPBase(Explainer):
     def explain_request(self, request: Request) -> Tensor:
         """Relevance of the input, or of the output of ``layer``, for each sample."""
         inputs = request.input
-        self._check_outputs(request)
+        if self.n_classes is not None:
+            self._check_outputs(request)
         name = None if self.layer is None else layer_name(self.model, self.layer)
         canonized = self._canonized(request) if self.zennit_canonizers else request
         self.check_model(canonized)
@@ -134,7 +135,7 @@ class LRPBase(Explainer):
                 with backward_errors(request):
                     maps.append(torch.autograd.grad(outputs, (reached,), grad_outputs=relevance)[0])
 
-        in_chunks(canonized, len(request), run)
+        in_chunks(request, len(request), run)
         return torch.cat(maps)
 
     def check_model(self, request: Request) -> GraphWatch:
@@ -147,7 +148,7 @@ class LRPBase(Explainer):
 
     def _check_outputs(self, request: Request) -> None:
         k = request.outputs.shape[-1] if request.outputs.ndim > 1 else 1
-        if self.n_classes is not None and self.n_classes != k:
+        if self.n_classes != k:
             raise ParameterError(
                 f"n_classes of {type(self).__name__} to be the number of the model's outputs, {k}",
                 f"{self.n_classes}",
@@ -162,8 +163,9 @@ class LRPBase(Explainer):
         """
         twin = copy.deepcopy(request.model).requires_grad_(False)
         try:
-            for each in self.zennit_canonizers or ():
-                each.apply(twin)
+            with torch.no_grad():
+                for each in self.zennit_canonizers or ():
+                    each.apply(twin)
         except Exception as error:
             raise ModelError(
                 f"canonizers that can be applied to {type(request.model).__name__}",

@@ -50,7 +50,7 @@ def scale_of(values: Array) -> Scale:
 
     Example:
         >>> print(scale_of(np.linspace(-1.0, 3.0, 1001)))
-        ±3, 0.4 % clipped
+        ±3, 0.5 % clipped
         >>> print(scale_of(np.array([0.25, 0.5])))
         0.25 to 0.5
     """
@@ -84,7 +84,8 @@ def overlay(values: Array, photograph: Array, scale: Scale) -> Array:
         ``(h, w, 3)`` in [0, 1].
     """
     grey = photograph @ np.array([0.299, 0.587, 0.114])
-    return colours(values, scale) * (FADED + (1 - FADED) * grey)[..., None]
+    shaded: Array = colours(values, scale) * (FADED + (1 - FADED) * grey)[..., None]
+    return shaded
 
 
 def _rgb(colour: str) -> tuple[float, ...]:

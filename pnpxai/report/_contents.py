@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 from pnpxai.modality import MODALITIES
@@ -106,18 +107,21 @@ def reasons(result: TuneResult) -> list[str]:
             else "The interval reaches zero: the default settings are recommended."
         )
         told.append(
-            f"On {gain.n} samples the tuning never saw, the tuned settings score {number(result.score)} and the default "
-            f"ones {number(result.default_score)}; paired gain {number(gain.mean, '+')}, 95 % interval "
+            f"On {gain.n} samples the tuning never saw, the tuned settings score {number(result.score)} and the "
+            f"default ones {number(result.default_score)}; paired gain {number(gain.mean, '+')}, 95 % interval "
             f"{number(gain.low, '+')} to {number(gain.high, '+')}, better on {gain.win_rate:.0%} of them. {ending}"
         )
     if result.controls:
         scores = ", ".join(f"{name} {number(mean(each))}" for name, each in result.controls.items())
         own = result.recommended.holdout_scores or result.recommended.tuning_scores
-        told.append(f"Maps that know nothing of the model score on the same samples: {scores}; it scores "
-                    f"{number(mean(own))}.")
+        told.append(
+            f"Maps that know nothing of the model score on the same samples: {scores}; it scores {number(mean(own))}."
+        )
     used = result.recommended
     n = max(len(used.tuning_scores), 1)
-    told.append(f"One explanation costs {cost(used.n_forwards / n)} forward passes, {cost(used.seconds / n, 's')} here.")
+    told.append(
+        f"One explanation costs {cost(used.n_forwards / n)} forward passes, {cost(used.seconds / n, 's')} here."
+    )
     return told
 
 
@@ -163,7 +167,9 @@ def recommended(result: TuneResult) -> list[Fit]:
     if found is None:
         return []
     runs = {type(each).__name__: found.dry_runs.get(type(each).__name__) for each in found.explainers}
-    return [Fit(name, run and run.full_forwards, run and run.full_seconds) for name, run in runs.items()]
+    return [
+        Fit(name, run.full_forwards if run else None, run.full_seconds if run else None) for name, run in runs.items()
+    ]
 
 
 def metric_parameters(result: TuneResult) -> dict[str, str]:
@@ -209,4 +215,4 @@ def describe(owner: type[Tunable], name: str, value: Any) -> str:
         return " × ".join(describe(owner, "", each) for each in value)
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value.__name__ if isinstance(value, type) or callable(value) and not isinstance(value, Tunable) else str(value)
+    return value.__name__ if isinstance(value, FunctionType | type) else str(value)

@@ -53,7 +53,7 @@ def bars_png(values: Array, scale: Scale | None = None, names: Sequence[str] | N
     painted = colours(values, scale)[order] if scale else SHADE
     axes.bar(np.arange(len(order)), values[order], color=painted, edgecolor=INK, linewidth=0.5)
     axes.axhline(0, color=INK, linewidth=0.8)
-    labels = [names[i] if names else str(i) for i in order]
+    labels = [names[i] if names else str(i) for i in order.tolist()]
     axes.set_xticks(np.arange(len(order)), labels, rotation=90 if names else 0)
     axes.set_xlabel("feature" if len(order) == len(values) else f"feature ({len(order)} largest of {len(values)})")
     return _png(axes)
@@ -70,12 +70,11 @@ def _axes() -> Axes:
 
 
 def _png(axes: Axes) -> str:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     assert isinstance(axes.figure, Figure)
     buffer = io.BytesIO()
-    FigureCanvasAgg(axes.figure).print_png(buffer)
+    axes.figure.savefig(buffer, format="png")
     return _address(buffer)
 
 

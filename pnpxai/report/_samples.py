@@ -19,6 +19,7 @@ from pnpxai.report._curves import Chart, charts
 from pnpxai.report._pictures import bars_png, photograph_png, series_png
 from pnpxai.tuning import Configuration, Entry, TuneResult
 from pnpxai.tuning._controls import CONTROLS
+from pnpxai.tuning._maps import take_targets
 
 ClassNames: TypeAlias = Sequence[str] | Mapping[int, str] | None
 SHOWN_CONTROLS = ("random", "edge")
@@ -59,15 +60,12 @@ def samples(
 ) -> list[Sample]:
     """The parts for the samples numbered ``shown``."""
     inputs = take_samples(result.inputs, shown)
-    targets = result.targets[list(shown)] if isinstance(result.targets, Tensor) else result.targets
+    targets = take_targets(result.targets, shown)
     explained, answers = ask(result, inputs, targets, class_names)
     entries = result.entries[:n_best]
     maps = {each.name: each.recommended.maps(inputs, targets) for each in entries}
     controls = {name: CONTROLS[name](explained, result.metric.channel_dim, result.seed) for name in SHOWN_CONTROLS}
-    scores = {
-        name: result.metric.evaluate(inputs, targets, each).tolist() if result.controls else [None] * len(shown)
-        for name, each in controls.items()
-    }
+    scores = {name: control_scores(result, shown, name, each) for name, each in controls.items()}
     drawn = charts(result, inputs, targets, maps[entries[0].name], controls["random"])
     parts: list[Sample] = []
     for row, index in enumerate(shown):
@@ -180,6 +178,23 @@ def class_name(index: int, class_names: ClassNames) -> str:
             f"a name for class {index}", f"{len(class_names)} class names", "Name every output of the model."
         )
     return class_names[index]
+
+
+def control_scores(result: TuneResult, shown: Sequence[int], name: str, maps: Tensor) -> list[float | None]:
+    """The scores of a control on the samples shown, those that were not judged asked for now."""
+    if name not in result.controls:
+        return [None] * len(shown)
+    known: dict[int, float | None] = dict(
+        zip(result.holdout_index or result.tuning_index, result.controls[name], strict=True)
+    )
+    rest = [row for row, index in enumerate(shown) if index not in known]
+    if rest:
+        numbers = [shown[row] for row in rest]
+        scored = result.metric.evaluate(
+            take_samples(result.inputs, numbers), take_targets(result.targets, numbers), maps[rest]
+        )
+        known |= dict(zip(numbers, scored.tolist(), strict=True))
+    return [known[index] for index in shown]
 
 
 def settings(entry: Entry) -> str:

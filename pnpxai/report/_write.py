@@ -65,28 +65,32 @@ def write_report(
     named = list(names) if names is not None else [f"Sample {i}" for i in range(n)]
     parts = samples(result, shown, images, named, class_names, n_explainers)
     model = result.explainer.model
-    page = _environment().from_string(_template()).render(
-        result=result,
-        model_name=title or type(model).__name__,
-        model=model,
-        kind_of_data=_contents.kind_of_data(result),
-        n_parameters=sum(each.numel() for each in model.parameters()),
-        n_samples=n,
-        names=named,
-        architecture=_contents.architecture(result),
-        recommended=_contents.recommended(result),
-        rejected=_contents.rejected(result),
-        reasons=_contents.reasons(result),
-        board=_contents.board(result),
-        entries=[(each, _contents.parameters(each)) for each in result.entries],
-        metric=_contents.metric_parameters(result),
-        metric_name=type(result.metric).__name__,
-        curve_name=type(curve_metric(result)).__name__,
-        samples=parts,
-        percentile=PERCENTILE,
-        diverging=", ".join(DIVERGING),
-        sequential=", ".join(SEQUENTIAL),
-        date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    page = (
+        _environment()
+        .from_string(_template())
+        .render(
+            result=result,
+            model_name=title or type(model).__name__,
+            model=model,
+            kind_of_data=_contents.kind_of_data(result),
+            n_parameters=sum(each.numel() for each in model.parameters()),
+            n_samples=n,
+            names=named,
+            architecture=_contents.architecture(result),
+            recommended=_contents.recommended(result),
+            rejected=_contents.rejected(result),
+            reasons=_contents.reasons(result),
+            board=_contents.board(result),
+            entries=[(each, _contents.parameters(each)) for each in result.entries],
+            metric=_contents.metric_parameters(result),
+            metric_name=type(result.metric).__name__,
+            curve_name=type(curve_metric(result)).__name__,
+            samples=parts,
+            percentile=PERCENTILE,
+            diverging=", ".join(DIVERGING),
+            sequential=", ".join(SEQUENTIAL),
+            date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from pnpxai.explainers import EXPLAINERS
+
+TUTORIALS = Path(__file__).parents[1] / "tutorials"
+
+
+def run(name: str) -> object:
+    return runpy.run_path(str(TUTORIALS / name))["main"]()
+
+
+def test_every_tutorial_is_tested() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    for each in TUTORIALS.glob("*.py"):
+        assert f'run("{each.name}")' in source
+
+
+@pytest.mark.pretrained
+def test_first_map() -> None:
+    scores = run("01_first_map.py")
+    assert scores["last layer"] > 0.1
+    assert scores["last layer"] > scores["block 5"]
+
+
+def test_recommend_and_tune() -> None:
+    result = run("02_recommend_and_tune.py")
+    controls = [sum(scores) / len(scores) for scores in result.controls.values()]
+    assert result.score > max(controls) + 0.2
+
+
+def test_your_own_explainer() -> None:
+    result = run("03_your_own_explainer.py")
+    assert {entry.name for entry in result.entries} == {"SlidingPatch", "Gradient"}
+    explainer = next(entry for entry in result.entries if entry.name == "SlidingPatch").tuned.explainer
+    assert EXPLAINERS["SlidingPatch"] is type(explainer)
+    inputs = result.inputs
+    maps = explainer.attribute(inputs[:4])[:, 0]
+    for quadrant, each in enumerate(maps):
+        top, left = 4 * (quadrant // 2), 4 * (quadrant % 2)
+        inside = each[top : top + 4, left : left + 4].sum()
+        assert inside > 0.9 * each.clamp(min=0).sum()
+
+
+@pytest.mark.pretrained
+def test_relax_on_an_encoder() -> None:
+    similarities = run("04_relax_on_an_encoder.py")
+    assert similarities["important half"] > similarities["other half"] + 0.1
