@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pnpxai.errors import ParameterError, TargetError, unknown_name
+from pnpxai.errors import InputError, ParameterError, TargetError, unknown_name
 from pnpxai.explainers import Explainer
 from pnpxai.forward import Extractor, Request, model_reference
 from pnpxai.guard import guard
@@ -174,6 +174,12 @@ class Experiment:
         missing = [i for i in ids if (chosen, i) not in self._maps]
         for part in _parts(missing, self.batch_size):
             maps = chosen.attribute(self.inputs(part), self.targets(part))
+            if not isinstance(maps, Tensor):
+                raise InputError(
+                    "one tensor to be explained",
+                    f"{len(maps)} maps from {type(chosen).__name__}",
+                    "Choose one with forward_arg_extractor and pass the others by additional_forward_arg_extractor.",
+                )
             for i, each in zip(part, maps, strict=True):
                 self._maps[chosen, i] = each.detach().cpu()
         return torch.stack([self._maps[chosen, i] for i in ids])

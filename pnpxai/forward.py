@@ -68,6 +68,8 @@ def default_chunk_size(inputs: Sequence[Tensor]) -> int:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on any device."""
+    if isinstance(error, PnPXAIError):
+        return False
     text = str(error).lower()
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
@@ -123,10 +125,10 @@ class Request:
             ModelError: the model fails on the inputs or returns no usable tensor.
         """
         reference = model_reference(model)
-        explained = forward_arg_extractor(inputs) if forward_arg_extractor else inputs
+        explained = _extracted("forward_arg_extractor", forward_arg_extractor, inputs, inputs)
         explained = (explained,) if isinstance(explained, Tensor) else explained
         check_inputs(explained, allow_integers)
-        extra = additional_forward_arg_extractor(inputs) if additional_forward_arg_extractor else ()
+        extra = _extracted("additional_forward_arg_extractor", additional_forward_arg_extractor, inputs, ())
         extra = extra if isinstance(extra, tuple) else (extra,)
         with torch.inference_mode(False):
             converted = tuple(
@@ -205,6 +207,8 @@ class Request:
     def call(self, inputs: Sequence[Tensor], index: Tensor | None = None) -> Tensor:
         """Ask the model once, in the caller's gradient mode, and count it.
 
+        The model is given copies, which it may change in place.
+
         Args:
             inputs: tensors ``(m, …)``, changed versions of the request's inputs.
             index: ``(m,)``, which sample each row comes from; None where they are the samples themselves, in order.
@@ -218,12 +222,17 @@ class Request:
             counter.n_samples += m
             counter.n_calls += 1
         try:
-            returned = self.model(*inputs, *self.extra_for(index))
+            extra = (each.clone() if isinstance(each, Tensor) else each for each in self.extra_for(index))
+            returned = self.model(*(each.clone() for each in inputs), *extra)
         except PnPXAIError:
             raise
         except Exception as error:
             if out_of_memory(error):
-                raise
+                if m > 1:
+                    raise
+                raise ModelError(
+                    "enough memory for one input", f"{error}", "Use smaller inputs or another device."
+                ) from error
             raise ModelError(
                 f"a model that runs on inputs of shape {', '.join(str(tuple(each.shape)) for each in inputs)}",
                 f"{type(error).__name__} from {type(self.model).__name__}: {error}",
@@ -359,6 +368,19 @@ def check_targets(targets: Targets, n: int, device: torch.device) -> Tensor | Ta
     if int(targets.min()) < 0:
         raise TargetError("class indices from 0", f"{int(targets.min())}", "Count classes from 0.")
     return _usable(targets.detach()).to(device, torch.long)
+
+
+def _extracted(name: str, extractor: Extractor | None, inputs: Any, default: Any) -> Any:
+    if extractor is None:
+        return default
+    try:
+        return extractor(inputs)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"a {name} of inputs of type {type(inputs).__name__}",
+            f"{type(error).__name__}: {error}",
+            "Call it on the same inputs yourself to see where it fails.",
+        ) from error
 
 
 def _usable(tensor: Tensor) -> Tensor:

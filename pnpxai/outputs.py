@@ -35,24 +35,27 @@ def output_tensor(outputs: Any) -> Tensor:
             return each
     raise ModelError(
         "a model that returns a floating-point tensor (or a tuple, dict or ModelOutput that holds one)",
-        f"{type(outputs).__name__}",
+        f"a Tensor of shape {tuple(outputs.shape)} and {outputs.dtype}"
+        if isinstance(outputs, Tensor)
+        else type(outputs).__name__,
         "Wrap the model so that its forward returns the tensor to be explained.",
     )
 
 
 def probabilities(outputs: Tensor) -> Tensor:
-    """Softmax over classes; rows that are probabilities already, and single outputs, stay as they are.
+    """Softmax over classes, in single precision at least; rows that are probabilities already keep their values.
 
     Args:
-        outputs: ``(n, k)`` or ``(n,)``. A row is probabilities if none is negative and they sum to 1 within 1e-3, or
-            within the precision of a coarser dtype.
+        outputs: ``(n, k)``, or single outputs, which are returned as they are. A row is probabilities if none is
+            negative and they sum to 1 within 1e-3, or within the precision of a coarser dtype: pass what the model
+            returned, since a softmax in bfloat16 is no longer recognised once it has been converted.
     """
     if outputs.ndim != 2 or outputs.shape[1] == 1:
         return outputs
     exact = outputs.float() if outputs.dtype != torch.float64 else outputs
     tolerance = max(1e-3, torch.finfo(outputs.dtype).eps)
     already = (exact >= 0).all(1) & ((exact.sum(1) - 1).abs() < tolerance)
-    return torch.where(already[:, None], outputs, outputs.softmax(1))
+    return torch.where(already[:, None], exact, exact.softmax(1))
 
 
 def select(outputs: Tensor, targets: Tensor | TargetFunction, score: Score = "logit") -> Tensor:

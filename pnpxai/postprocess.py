@@ -12,6 +12,19 @@ from pnpxai.errors import InputError, ParameterError
 from pnpxai.tunable import Role, Tunable
 
 
+def norms(values: Tensor, dim: int) -> Tensor:
+    """Euclidean norms along a dimension, of numbers so small or large that their squares leave the dtype's range too.
+
+    Example:
+        >>> norms(torch.tensor([[3e-30, 4e-30]]), 1)
+        tensor([5.0000e-30])
+    """
+    largest = values.abs().amax(dim, keepdim=True)
+    scale = torch.where(largest > 0, largest, 1.0)
+    found: Tensor = torch.linalg.vector_norm(values / scale, dim=dim, keepdim=True)
+    return (found * scale).squeeze(dim)
+
+
 class PoolingFunction(Role):
     """Reduces the channels of a map to one number a position."""
 
@@ -57,8 +70,7 @@ class L2(PoolingFunction):
 
     def __call__(self, maps: Tensor, channel_dim: int) -> Tensor:
         """Square root of the sum of squares over channels."""
-        norms: Tensor = torch.linalg.vector_norm(maps, dim=channel_dim)
-        return norms
+        return norms(maps, channel_dim)
 
 
 class PositivePart(PoolingFunction):
@@ -171,7 +183,7 @@ def channel_axis(channel_dim: int | None, ndim: int) -> int | None:
 def feature_values(attributions: Any, inputs: Tensor, channel_dim: int | None) -> Tensor:
     """Check attributions against the inputs they explain and flatten them to one number a feature, ``(n, f)``.
 
-    Maps that still have channels (the inputs' own or a single one) are summed over them.
+    Maps that still have channels (the inputs' own or a single one) are summed over them. Single precision at least.
 
     Raises:
         InputError: wrong type, wrong shape, or not finite.
@@ -193,5 +205,6 @@ def feature_values(attributions: Any, inputs: Tensor, channel_dim: int | None) -
         )
     if not torch.isfinite(attributions).all():
         raise InputError("finite attributions", "NaN or infinity", "The explainer failed on these inputs.")
-    values = attributions.detach().to(inputs.device, torch.promote_types(attributions.dtype, inputs.dtype))
+    dtype = torch.promote_types(torch.promote_types(attributions.dtype, inputs.dtype), torch.float32)
+    values = attributions.detach().to(inputs.device, dtype)
     return (values.sum(axis) if axis is not None and shape != positions else values).flatten(1)

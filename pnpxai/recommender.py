@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pnpxai.errors import ExplanationError, ParameterError, PnPXAIError, UnsupportedModelError, unknown_name
 from pnpxai.explainers import EXPLAINERS, Explainer
+from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Extractor, Request, Targets, count_forwards, model_reference, take_samples
 from pnpxai.guard import guard
 from pnpxai.modality import Modality, modality_for
@@ -169,6 +170,8 @@ def explainers_for(
         ParameterError: an instance on another model.
     """
     made: list[Explainer] = []
+    if isinstance(explainers, str | type | Explainer):
+        raise ParameterError("a list of explainers", f"{explainers!r}", "Put it in a list, [explainer].")
     for each in EXPLAINERS.values() if explainers is None else explainers:
         if isinstance(each, str):
             if each not in EXPLAINERS:
@@ -195,7 +198,8 @@ def unmet(explainer: type[Explainer], architecture: Architecture, inputs: Tensor
         kind = excluded[0]
         place = architecture.evidence[kind][0]
         return f"it has no correct treatment of {kind.__name__}, which the model has at {place!r}."
-    if not any(kind in architecture for kind in explainer.SUPPORTED_MODULES):
+    asks = not set(explainer.SUPPORTED_MODULES) >= set(ANY_MODULE)
+    if asks and not any(kind in architecture for kind in explainer.SUPPORTED_MODULES):
         needed = ", ".join(kind.__name__ for kind in explainer.SUPPORTED_MODULES)
         return f"it needs a model with one of {needed}, and this one has none."
     if inputs is not None and explainer.INPUT_NDIMS and inputs.ndim not in explainer.INPUT_NDIMS:

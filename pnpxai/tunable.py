@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import numbers
 import warnings
 from abc import ABCMeta
 from collections.abc import Iterator, Mapping, Sequence
@@ -224,7 +225,8 @@ def suggest(
         trial: a running Optuna trial (searches) or a frozen one (rebuilds).
         obj: where the arguments that are not tuned come from.
         candidates: role to the objects that may fill it; a role without candidates stays as it is, and so does one
-            that ``obj`` fills with something of its own (a function, a tensor).
+            that ``obj`` fills with something of its own (a function, a tensor). A number or choice of ``obj``'s own
+            outside its declared space widens it; a value of another kind stays as it is.
         prefix: put before each name in the study.
         budget: search what ``BUDGET`` names, too.
     """
@@ -245,7 +247,7 @@ def suggest(
         elif isinstance(space, IntDistribution):
             chosen[name] = trial.suggest_int(prefix + name, space.low, space.high, step=space.step, log=space.log)
         else:
-            by_value = {_label(each): each for each in space.choices}
+            by_value = {_label(each): each for each in (*space.choices, getattr(obj, name))}
             chosen[name] = by_value[trial.suggest_categorical(prefix + name, list(by_value))]
     return obj.set_kwargs(**chosen)
 
@@ -297,7 +299,9 @@ def _searched(obj: Tunable, candidates: Candidates, budget: bool) -> Iterator[tu
         if name in type(obj).BUDGET and not budget:
             continue
         if isinstance(space, BaseDistribution):
-            yield name, space
+            widened = _with(space, getattr(obj, name))
+            if widened is not None:
+                yield name, widened
         elif space in candidates:
             own = getattr(obj, name)
             if isinstance(own, str) and issubclass(space, Role):
@@ -305,6 +309,25 @@ def _searched(obj: Tunable, candidates: Candidates, budget: bool) -> Iterator[tu
             if isinstance(own, space):
                 others = [each for each in candidates[space] if _role_label(each) != _role_label(own)]
                 yield name, [own, *others]
+
+
+def _with(space: BaseDistribution, value: Any) -> BaseDistribution | None:
+    """The space, widened to hold ``value``; None where it cannot."""
+    if isinstance(space, CategoricalDistribution):
+        known = [_label(each) for each in space.choices]
+        if _label(value) in known:
+            return space
+        plain = value is None or isinstance(value, bool | int | float | str | tuple | list)
+        return choices(*space.choices, value) if plain else None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    if isinstance(space, IntDistribution) and isinstance(value, numbers.Integral) and space.step == 1:
+        low, high = min(space.low, int(value)), max(space.high, int(value))
+        return IntDistribution(low, high, space.log) if low > 0 or not space.log else None
+    if isinstance(space, FloatDistribution) and space.step is None:
+        least, most = min(space.low, float(value)), max(space.high, float(value))
+        return FloatDistribution(least, most, space.log) if least > 0 or not space.log else None
+    return space if _contains(space, value) else None
 
 
 def _as_plain(space: BaseDistribution | type[Tunable]) -> tuple[type, dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pnpxai
@@ -167,3 +167,21 @@ def test_report_is_that_of_the_last_optimisation(tmp_path: Path) -> None:
 def test_bad_input(call, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call(experiment())
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.left(x) + self.right(y)
+
+
+def test_maps_of_several_inputs_are_not_taken_for_those_of_several_samples() -> None:
+    data = TensorDataset(batch(2, 6), batch(2, 6, seed=3))
+    made = pnpxai.Experiment(
+        seeded(TwoInputs()), data, modality="tabular", explainers=[Gradient], input_extractor=tuple
+    )
+    with pytest.raises(InputError, match="2 maps from Gradient"):
+        made.explain(0)

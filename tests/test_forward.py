@@ -300,3 +300,39 @@ def test_a_class_too_high_is_found_with_the_outputs() -> None:
     request = Request.build(seeded(VGGLike()), batch(2, 3, 16, 16), 5)
     with pytest.raises(TargetError, match="from 0 to 4"):
         request.scores(request.inputs)
+
+
+class ChangesItsInputs(nn.Module):
+    """Standardises its inputs in place, and doubles a further argument in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = seeded(nn.Linear(6, 3))
+
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        x.sub_(0.5).div_(0.2)
+        return self.net(x if offset is None else x + offset.mul_(2))
+
+
+def test_a_model_that_changes_its_inputs_changes_nothing_of_ours() -> None:
+    model, inputs, offset = ChangesItsInputs(), batch(4, 6), batch(6, seed=2)
+    expected = model.net((inputs - 0.5) / 0.2 + 2 * offset)
+    with untouched(model, inputs, offset):
+        request = Request.build(model, inputs, additional_forward_arg_extractor=lambda _: offset)
+        _ = request.outputs
+        again = request.call(request.inputs)
+    torch.testing.assert_close(request.inputs[0], inputs, rtol=0, atol=0)
+    torch.testing.assert_close(again, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_one_row_that_does_not_fit_is_an_error_outside_a_stream_too() -> None:
+    request = Request.build(Limited(MLP(), 0, MemoryError("out of memory")), batch(1, 6))
+    with pytest.raises(ModelError, match="enough memory for one input"):
+        request.call(request.inputs)
+    assert not out_of_memory(ModelError("enough memory", "out of memory", "Use less."))
+
+
+@pytest.mark.parametrize("name", ["forward_arg_extractor", "additional_forward_arg_extractor"])
+def test_an_extractor_that_fails_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=rf"a {name} of inputs of type dict; received KeyError: 'y'"):
+        Request.build(MLP(), {"x": batch(2, 6)}, **{"forward_arg_extractor": lambda b: b["x"], name: lambda b: b["y"]})

@@ -32,11 +32,11 @@ ORDER: list[set[str]] = [
     {"tuning"},
     {"samples"},
     {"experiment"},
+    {"__init__"},
     {"report"},
-    {"_photographs"},
+    {"photographs"},
     {"demo"},
     {"cli"},
-    {"__init__"},
     {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
@@ -120,7 +120,7 @@ def test_imports_go_one_way() -> None:
         ("explainers/rise.py", "from pnpxai.metrics._base import Metric"),
         ("explainers/rise.py", "from pnpxai.explainers import Explainer"),
         ("explainers/_masks.py", "from pnpxai.explainers.rise import RISE"),
-        ("report/page.py", "from pnpxai import tune"),
+        ("tuning/page.py", "from pnpxai import tune"),
         ("report/page.py", "from pnpxai import demo"),
         ("baselines.py", "from . import postprocess"),
     ],

@@ -68,7 +68,7 @@ def test_rows_that_are_probabilities_stay_and_the_others_do_not_notice() -> None
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_softmax_of_any_precision_is_recognised(dtype: torch.dtype) -> None:
     rows = (3 * batch(64, 1000, dtype=dtype)).softmax(1)
-    assert torch.equal(probabilities(rows), rows)
+    assert torch.equal(probabilities(rows), rows.to(torch.promote_types(dtype, torch.float32)))
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (2, 3, 4)])
@@ -141,3 +141,18 @@ def test_predicted() -> None:
     assert predicted(LOGITS).tolist() == [2, 2]
     assert predicted(LOGITS[:, 0]).tolist() == [0, 0]
     assert predicted(torch.zeros(2, 3, 4, 4)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_of_coarse_logits_are_not_coarse(dtype: torch.dtype) -> None:
+    rows = (3 * batch(8, 10)).to(dtype)
+    exact = rows.double().exp() / rows.double().exp().sum(1, keepdim=True)
+    found = probabilities(rows)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=0)
+    assert select(rows, torch.zeros(8, dtype=torch.long)).dtype == dtype
+
+
+def test_a_tensor_that_is_no_batch_of_outputs_is_described() -> None:
+    with pytest.raises(ModelError, match=r"received a Tensor of shape \(\) and torch.float32"):
+        output_tensor(torch.tensor(1.0))

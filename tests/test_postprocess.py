@@ -41,6 +41,12 @@ def test_every_normalisation_by_hand() -> None:
         torch.testing.assert_close(PostProcessor("sum", name)(maps), each)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-40, 1e-25, 1e25])
+def test_the_euclidean_norm_of_very_small_and_very_large_maps(scale: float) -> None:
+    found = PostProcessor("l2")(torch.tensor([3.0, -4.0, 0.0]).reshape(1, 3, 1) * scale)
+    assert found.item() == pytest.approx(5 * scale, rel=1e-4, abs=0)
+
+
 @pytest.mark.parametrize("pooling", sorted(PoolingFunction.REGISTRY))
 @pytest.mark.parametrize("normalization", sorted(NormalizationFunction.REGISTRY))
 @pytest.mark.parametrize(
@@ -140,3 +146,11 @@ def test_feature_values_keep_precision_and_take_whole_numbers() -> None:
 def test_attributions_that_do_not_fit(attributions: Tensor | None) -> None:
     with pytest.raises(InputError, match="attributions"):
         feature_values(attributions, batch(2, 3, 4, 5), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_channels_of_coarse_maps_are_summed_in_single_precision(dtype: torch.dtype) -> None:
+    maps = torch.tensor([1.0, 2.0**-9, 2.0**-10]).reshape(1, 3, 1).to(dtype)
+    found = feature_values(maps, maps, 1)
+    assert found.dtype == torch.float32
+    assert found.item() == 1 + 2.0**-9 + 2.0**-10

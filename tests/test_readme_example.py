@@ -83,5 +83,5 @@ def test_manual_choice(model: torch.nn.Module, loader: DataLoader) -> None:
     result = experiment(GradCam(model)).run_batch(explainer_id=0, postprocessor_id=0, metric_id=0, data_ids=[0, 1])
     assert result["evaluation"].shape == (2,)
     assert result["labels"].tolist() == [281, 504]
-    with pytest.raises(UnsupportedOperationError, match="batch_norm"):
+    with pytest.raises(UnsupportedOperationError, match="_conv_stem"):
         experiment(LRPEpsilonPlus(model)).run_batch(data_ids=[0])

@@ -185,3 +185,28 @@ def test_prints_and_renders() -> None:
 def test_bad_input(call, error: type[Exception]) -> None:
     with pytest.raises(error):
         call()
+
+
+class Product(nn.Module):
+    """Weights of its own, and no module or call of a known kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, None] * self.weight).sum(-1)
+
+
+def test_a_method_that_asks_nothing_of_the_model_fits_any() -> None:
+    found = pnpxai.recommend(Product(), batch(2, 2))
+    assert not found.detected_architectures.evidence
+    names = {type(each).__name__ for each in found.explainers}
+    assert {"Gradient", "IntegratedGradients", "RISE", "SmoothGrad"} <= names
+    assert "GradCam" in found.rejected
+
+
+@pytest.mark.parametrize("explainers", ["RISE", Gradient])
+def test_one_explainer_outside_a_list_is_named(explainers) -> None:
+    with pytest.raises(ParameterError, match="a list of explainers"):
+        pnpxai.recommend(MLP(), batch(1, 6), explainers=explainers)

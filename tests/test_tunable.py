@@ -415,3 +415,34 @@ def test_candidates_of_one_name_are_refused() -> None:
     trial = optuna.trial.FixedTrial({"weight": 1.0, "size": 2, "shape": "7x7", "colour": "blue", "surface": "rough"})
     with pytest.raises(ParameterError, match="rough, rough"):
         suggest(trial, Toy(), {Surface: [Rough(1.0), Rough(2.0)]})
+
+
+@pytest.mark.parametrize(
+    ("params", "kept"),
+    [
+        ({"weight": 7.5}, "weight"),
+        ({"size": 20}, "size"),
+        ({"shape": (10, 10)}, "shape"),
+        ({"shape": [14, 14]}, "shape"),
+        ({"colour": "green"}, "colour"),
+        ({"size": (5, 7)}, "size"),
+        ({"surface": Rough(50.0)}, "surface"),
+    ],
+)
+def test_a_value_outside_the_declared_space_is_enqueued_and_built_exactly(params: dict[str, Any], kept: str) -> None:
+    toy = Toy(**{"surface": Plain(), **params})
+    candidates = {Surface: [Plain(), Rough()]}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial(trial_params(toy, candidates))
+    running = study.ask()
+    assert suggest(running, toy, candidates) == toy
+    study.tell(running, 0.0)
+    assert suggest(study.trials[0], toy, candidates) == toy
+    built = []
+    for _ in range(6):
+        trial = study.ask()
+        built.append(suggest(trial, toy, candidates))
+        study.tell(trial, 0.0)
+        assert suggest(study.trials[-1], toy, candidates) == built[-1]
+    same = [getattr(each, kept) == getattr(toy, kept) for each in built]
+    assert all(same) if params == {"size": (5, 7)} else not all(same)

@@ -43,7 +43,7 @@ def test_your_own_explainer() -> None:
     for quadrant, each in enumerate(maps):
         top, left = 4 * (quadrant // 2), 4 * (quadrant % 2)
         inside = each[top : top + 4, left : left + 4].sum()
-        assert inside > 0.9 * each.clamp(min=0).sum()
+        assert inside > 0.6 * each.clamp(min=0).sum()  # chance: 0.25
 
 
 @pytest.mark.pretrained

@@ -1,4 +1,4 @@
-"""A first map: where does a pretrained network see the cat?
+"""A first map: where does a pretrained network see the coffee?
 
 Run with: python tutorials/01_first_map.py
 """
@@ -14,7 +14,7 @@ from pnpxai.postprocess import PostProcessor
 def main() -> dict[str, float]:
     # A network, and a photograph as the network takes it: (n, c, h, w).
     model = efficientnet_lite0()
-    photograph = photographs(["Chelsea the cat"])[0]
+    photograph = photographs(["A cup of coffee"])[0]
     inputs = standardized([cropped(photograph.open())])
     target = int(model(inputs).argmax(1))
     print(f"The network sees: {imagenet_names()[target]}")

@@ -91,7 +91,7 @@ def score_gradients(request: Request, rows: Sequence[Tensor], index: Tensor) -> 
     """
     leaves = [each.detach().requires_grad_() for each in rows]
     with torch.enable_grad():
-        scores = differentiable(request.scores([each.clone() for each in leaves], index), request)
+        scores = differentiable(request.scores(leaves, index), request)
         with backward_errors(request):
             found = torch.autograd.grad(scores.sum(), leaves, allow_unused=True)
     return tuple(torch.zeros_like(leaf) if each is None else each for leaf, each in zip(leaves, found, strict=True))

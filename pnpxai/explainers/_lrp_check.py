@@ -67,11 +67,12 @@ EXACT_BY_GRADIENT = frozenset(
     | {"split_with_sizes", "tensor_split", "unbind", "cat", "concat", "concatenate", "stack", "hstack", "vstack"}
     | {"expand", "expand_as", "repeat", "tile", "repeat_interleave", "contiguous", "clone", "to", "type", "type_as"}
     | {"float", "double", "half", "bfloat16", "cpu", "cuda", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"}
+    | {"pad"}
 )
 """Functions through which torch's gradient carries relevance as it should go.
 
-Rearranging, joining and selecting move it along with the values; a maximum gives it to the winner; a ReLU would stop
-it only where its output is zero, and no relevance arrives there.
+Rearranging, joining, selecting and padding move it along with the values (what reaches a constant border ends there);
+a maximum gives it to the winner; a ReLU would stop it only where its output is zero, and no relevance arrives there.
 """
 
 _AS_MODULE = ("linear", "conv", "avg_pool", "mean", "leaky_relu", "elu", "tanh", "prelu", "relu6", "hardtanh")

@@ -31,7 +31,7 @@ class Gradient(Explainer):
 
 
 class GradientXInput(Explainer):
-    """The gradient times the input: ``x ⊙ ∂f/∂x`` (Shrikumar et al., 2016, arXiv 1605.01713, equation 1).
+    """The gradient times the input: ``x ⊙ ∂f/∂x`` (Shrikumar et al., 2016, arXiv 1605.01713).
 
     The first-order share of each element in the score, as measured from an input of zeros; for a linear model without
     bias the map sums to the score. Signed, of the inputs' shape, in units of the model's output.

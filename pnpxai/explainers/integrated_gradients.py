@@ -16,8 +16,9 @@ from pnpxai.limits import WholeWithin
 def path(n_steps: int) -> tuple[Tensor, Tensor]:
     """Points ``a_s`` in (0, 1) and weights ``w_s`` of a quadrature, each ``(s,)``: midpoints in ``√a``.
 
-    The points lie closer together near the baseline, where a network's score changes most: with as many steps half
-    the error of evenly spaced points on an ImageNet network. Constants are integrated exactly.
+    The points lie closer together near the baseline, where a network's score changes most: for eight photographs under
+    EfficientNet-Lite0 50 of them miss completeness by 8 % (root mean square), 50 evenly spaced ones by 35 %, 50 of
+    Gauss and Legendre by 11 %. Constants are integrated exactly.
 
     Example:
         >>> points, weights = path(2)
@@ -54,8 +55,8 @@ class IntegratedGradients(Explainer):
 
     ``IG(x) = (x − x') ⊙ ∫₀¹ ∂f(x' + a (x − x'))/∂x da`` (arXiv 1703.01365), the integral by the rule of `path`.
     Completeness: the map sums to ``f(x) − f(x')``, as exactly as the integral is taken; a ReLU network's gradient jumps
-    along the way, so that it takes hundreds of steps for three digits. Signed, of the inputs' shape, in units of the
-    model's output. Takes several inputs.
+    along the way, and the error falls with ``n_steps`` only: 8 % at 50 and 1 % at 300 on an ImageNet network. Signed,
+    of the inputs' shape, in units of the model's output. Takes several inputs.
 
     Args:
         model: as for `Explainer`.

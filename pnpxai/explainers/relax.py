@@ -142,13 +142,11 @@ class RELAX(Explainer):
     def _sums(self, request: Request, powers: int) -> tuple[MaskSums, Tensor]:
         """Sums of ``s_i - s(h, h)``, small where masks change little, so that no digits cancel; and ``s(h, h)``."""
         similarity = similarity_for(self.similarity)
-        references = request.outputs.reshape(len(request), -1)
+        references = _rows(request.outputs)
         unmasked = _compare(similarity, references, references)
         sums = mask_sums(
             request,
-            lambda outputs, index: (
-                _compare(similarity, outputs.reshape(len(index), -1), references[index]) - unmasked[index]
-            ),
+            lambda outputs, index: _compare(similarity, _rows(outputs), references[index]) - unmasked[index],
             n_masks=self.n_masks,
             grid_size=self.grid_size,
             p_keep=self.p_keep,
@@ -186,6 +184,11 @@ def similarity_for(similarity: str | SimilarityFunction) -> SimilarityFunction:
     if similarity not in SIMILARITIES:
         raise unknown_name("similarity", similarity, SIMILARITIES)
     return SIMILARITIES[similarity]
+
+
+def _rows(outputs: Tensor) -> Tensor:
+    """One representation a row, ``(m, e)``, in single precision at least: similarities hardly differ."""
+    return outputs.flatten(1).to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def _compare(similarity: SimilarityFunction, representations: Tensor, references: Tensor) -> Tensor:

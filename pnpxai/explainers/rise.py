@@ -15,7 +15,7 @@ from pnpxai.outputs import select
 
 
 class RISE(Explainer):
-    """Randomised input sampling (Petsiuk, Das, Saenko, BMVC 2018, equation 6).
+    """Randomised input sampling (Petsiuk, Das, Saenko, BMVC 2018, arXiv 1806.07421, section 3).
 
     The model's score ``f``, the target's probability, is asked under random masks ``M``; a position's relevance is
     its mean over the masks that keep the position. Three estimators of it, by growing accuracy at equal cost:
@@ -23,7 +23,8 @@ class RISE(Explainer):
     * ``"paper"``: ``S = 1/(m·p_keep) Σ f(x ⊙ M) M``, as published; most of its variance comes from the mean score.
     * ``"normalized"``: ``S = Σ f(x ⊙ M) M / Σ M``, the same quantity with the variance of ``Σ M`` taken out.
     * ``"centered"``: ``S = 1/(m·p_keep) Σ (f(x ⊙ M) - mean f) M``, the paper's with the mean score as control variate.
-      It estimates the paper's map minus the mean score: zero where nothing matters, negative against the target.
+      It estimates the paper's map minus the mean score: zero where nothing matters, negative against the target
+      (and, its mean being taken from the same masks, smaller by a factor of ``1 - 1/m``).
 
     Positions are pixels of ``(n, c, h, w)``, steps of ``(n, c, t)`` (channels masked together) or features of
     ``(n, d)`` (one bit each, ``grid_size`` unused). Maps: ``(n, 1, h, w)``, ``(n, 1, t)`` or ``(n, d)``.

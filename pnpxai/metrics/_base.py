@@ -145,6 +145,7 @@ def metric_for(
 
     Raises:
         UnknownNameError: a name that is no metric.
+        ParameterError: an instance on another model.
     """
     if isinstance(metric, str):
         metric = metric_class(metric)
@@ -156,4 +157,10 @@ def metric_for(
         )
     if not isinstance(metric, Metric):
         raise unknown_name("metric", metric, METRICS)
+    if metric.model is not model:
+        raise ParameterError(
+            "a metric on the model that is given",
+            f"{type(metric).__name__} on another model",
+            "Build it with this model, or pass its class.",
+        )
     return metric

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnpxai.errors import ModelError
 from pnpxai.forward import Request
-from pnpxai.outputs import Score, select
+from pnpxai.outputs import Score, TargetFunction, select
 from pnpxai.postprocess import channel_axis
 
 
@@ -33,7 +33,7 @@ def remove(inputs: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int |
 
 def clean_scores(request: Request, score: Score) -> Tensor:
     """The scores of the inputs themselves, ``(n,)``, in single precision at least."""
-    return select(_precise(request.outputs), request.targets, score)
+    return _read(request.outputs, request.targets, score)
 
 
 def removal_scores(
@@ -69,7 +69,7 @@ def removal_scores(
 
     def consume(start: int, stop: int, outputs: Tensor) -> None:
         sample = torch.arange(start, stop, device=outputs.device) // n_removals
-        kept.append(select(_precise(outputs), request.targets_for(sample), score))
+        kept.append(_read(outputs, request.targets_for(sample), score))
 
     request.stream(len(request) * n_removals, build, consume)
     scores = torch.cat(kept)
@@ -82,5 +82,10 @@ def removal_scores(
     return scores.reshape(len(request), n_removals)
 
 
-def _precise(outputs: Tensor) -> Tensor:
-    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+def _read(outputs: Tensor, targets: Tensor | TargetFunction, score: Score) -> Tensor:
+    """The targets' scores; only a function gets converted outputs, for a softmax is known by its own precision."""
+    return _precise(select(outputs if isinstance(targets, Tensor) else _precise(outputs), targets, score))
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

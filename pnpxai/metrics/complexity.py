@@ -57,7 +57,7 @@ def _shares(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Complexity(Metric):
-    """Entropy of the shares of magnitude ``|a| / Σ|a|`` (Bhatt et al., 2020, definition 3); less is easier to read.
+    """Entropy of the shares of magnitude ``|a| / Σ|a|`` (Bhatt et al., 2020); less is easier to read.
 
     From 0 (one feature) to log f; a map of zeros counts as uniform. Says nothing about faithfulness.
 
@@ -75,7 +75,7 @@ class Complexity(Metric):
 
 
 class Sparseness(Metric):
-    """Gini index of the magnitudes (Chalasani et al., 2020, section 5): ``Σ (2i - f - 1) a_i / (f Σ a_i)``, sorted.
+    """Gini index of the magnitudes (Chalasani et al., 2020): ``Σ (2i - f - 1) a_i / (f Σ a_i)``, sorted.
 
     From 0 (all features alike, or all zero) to 1 - 1/f (one feature). Says nothing about faithfulness.
 

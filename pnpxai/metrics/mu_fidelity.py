@@ -52,7 +52,7 @@ def correlations(first: Tensor, second: Tensor, *, ranked: bool) -> Tensor:
 
 
 class MuFidelity(Metric):
-    """Correlation of what the map gives to a subset with what the score loses by it (Bhatt et al., 2020, definition 2).
+    """Correlation of what the map gives to a subset with what the score loses by it (Bhatt et al., 2020).
 
     ``corr over S of (Σ_{i in S} a_i, f(x) - f(x with S at the baseline))`` for random subsets S of one size. The
     subsets depend on the seed and the shape of the inputs alone: the same for every map and every sample. Where the

@@ -37,7 +37,6 @@ class _CurveMetric(Metric):
     """
 
     ORDER_ONLY = True
-    ORDER_ONLY = True
     LIMITS = {"n_steps": WholeWithin(1), "score": OneOf(("probability", "logit")), "seed": WholeWithin(0)}
 
     def __init__(
@@ -84,7 +83,7 @@ class _CurveMetric(Metric):
 
 
 class MoRF(_CurveMetric):
-    """Area under the score while features are removed, most relevant first (Samek et al., 2017, equation 12).
+    """Area under the score while features are removed, most relevant first (after Samek et al., 2017).
 
     ``∫ f(x with the first q of features removed) dq`` over fractions q from 0 to 1, by the trapezoidal rule. A
     faithful map makes it small.
@@ -145,7 +144,7 @@ class AbPC(_CurveMetric):
 
 
 class Deletion(_CurveMetric):
-    """Area under the deletion curve (Petsiuk et al., 2018, algorithm 1): `MoRF` under its other name.
+    """Area under the deletion curve (Petsiuk et al., 2018): `MoRF` under its other name.
 
     Example:
         >>> import torch

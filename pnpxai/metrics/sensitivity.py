@@ -11,15 +11,16 @@ from pnpxai.explainers._base import Explainer
 from pnpxai.forward import Extractor, Request
 from pnpxai.limits import WholeWithin, Within
 from pnpxai.metrics._base import Metric
-from pnpxai.postprocess import PostProcessor
+from pnpxai.postprocess import PostProcessor, norms
 
 
 class Sensitivity(Metric):
-    """Largest relative change of the map in a small ball around the input (Yeh et al., 2019, definition 2).
+    """Largest relative change of the map in a small ball around the input (after Yeh et al., 2019).
 
-    ``max over δ of ‖Φ(x + δ) - Φ(x)‖₂ / ‖Φ(x)‖₂``, with δ uniform in ``‖δ‖∞ ≤ radius · (max x - min x)``, drawn once
-    for all samples. Less is steadier, which is not yet faithful: a constant map has 0. The explainer explains the
-    changed inputs for the targets of the unchanged one. Where Φ(x) is all zero, the change itself counts, undivided.
+    ``max over δ of ‖Φ(x + δ) - Φ(x)‖₂ / ‖Φ(x)‖₂``, theirs divided by the map's norm, with δ uniform in
+    ``‖δ‖∞ ≤ radius · (max x - min x)``, drawn once for all samples. Less is steadier, which is not yet faithful: a
+    constant map has 0. The explainer explains the changed inputs for the targets of the unchanged one. Where Φ(x) is
+    all zero, the change itself counts, undivided.
 
     Like is compared with like: maps with channels, the explainer's own and those given, are pooled by
     ``postprocessor``, or by the signed sum. Maps given without channels must have been pooled that way already.
@@ -90,8 +91,8 @@ class Sensitivity(Metric):
             uniform = 2 * torch.rand(inputs.shape[1:], generator=generator).to(inputs) - 1
             maps = explainer.attribute(inputs + self.radius * spread * uniform, request.targets)
             changed = self.feature_values(maps, inputs)
-            largest = torch.maximum(largest, (changed - values).norm(dim=1))
-        norm = values.norm(dim=1)
+            largest = torch.maximum(largest, norms(changed - values, 1))
+        norm = norms(values, 1)
         return largest / torch.where(norm > 0, norm, 1.0)
 
 

@@ -38,7 +38,7 @@ class Scale:
 
     def __str__(self) -> str:
         ends = f"±{self.high:.2g}" if self.signed else f"{self.low:.2g} to {self.high:.2g}"
-        return f"{ends}, {100 * self.clipped:.1f} % clipped" if self.clipped else ends
+        return f"{ends}, {100 * self.clipped:.2g} % clipped" if self.clipped else ends
 
 
 def scale_of(values: Array) -> Scale:

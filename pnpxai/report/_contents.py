@@ -11,12 +11,11 @@ from pnpxai.modality import MODALITIES
 from pnpxai.modules import Architecture, detect_model_architecture
 from pnpxai.postprocess import PostProcessor
 from pnpxai.report._charts import Axis, axis_over
-from pnpxai.report._numbers import cost, mean, number
+from pnpxai.report._numbers import mean
 from pnpxai.tunable import Role, Tunable
 from pnpxai.tuning import Configuration, Entry, TuneResult
-from pnpxai.tuning._statistics import FEWEST_TO_CONFIRM
 
-STRIP = 150.0
+STRIP = 118.0
 """Width of the small charts in the table."""
 
 
@@ -84,45 +83,6 @@ def board(result: TuneResult) -> Board:
         )
     marks = tuple(Control(name, score, scores(score)) for name, score in controls.items())
     return Board(tuple(rows), marks, scores, gains)
-
-
-def reasons(result: TuneResult) -> list[str]:
-    """Why the verdict is what it is, a sentence each."""
-    metric, entry = type(result.metric).__name__, result.winner
-    better = "higher" if type(result.metric).HIGHER_IS_BETTER else "lower"
-    n_tuning, gain = len(result.tuning_index), entry.gain
-    told = [
-        f"It has the best {metric} ({better} is better) of {len(result.entries)} explainers on the {n_tuning} tuning "
-        f"samples: {number(mean(entry.tuned.tuning_scores))}"
-        + "".join(f", before {each.name} with {number(mean(each.tuned.tuning_scores))}" for each in result.entries[1:2])
-        + "."
-    ]
-    if gain is not None and entry.tuned is not entry.default:
-        ending = (
-            "The interval lies above zero: the tuned settings are recommended."
-            if gain.confirmed
-            else f"{gain.n} samples are too few for any statement at 95 % (it takes {FEWEST_TO_CONFIRM}): the default "
-            "settings are recommended."
-            if gain.n < FEWEST_TO_CONFIRM
-            else "The interval reaches zero: the default settings are recommended."
-        )
-        told.append(
-            f"On {gain.n} samples the tuning never saw, the tuned settings score {number(result.score)} and the "
-            f"default ones {number(result.default_score)}; paired gain {number(gain.mean, '+')}, 95 % interval "
-            f"{number(gain.low, '+')} to {number(gain.high, '+')}, better on {gain.win_rate:.0%} of them. {ending}"
-        )
-    if result.controls:
-        scores = ", ".join(f"{name} {number(mean(each))}" for name, each in result.controls.items())
-        own = result.recommended.holdout_scores or result.recommended.tuning_scores
-        told.append(
-            f"Maps that know nothing of the model score on the same samples: {scores}; it scores {number(mean(own))}."
-        )
-    used = result.recommended
-    n = max(len(used.tuning_scores), 1)
-    told.append(
-        f"One explanation costs {cost(used.n_forwards / n)} forward passes, {cost(used.seconds / n, 's')} here."
-    )
-    return told
 
 
 def architecture(result: TuneResult) -> Architecture:

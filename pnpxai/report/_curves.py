@@ -11,7 +11,7 @@ from pnpxai.metrics import AbPC, Curves, Deletion, Insertion, LeRF, Metric, MoRF
 from pnpxai.report._charts import Axis, axis_over, polyline
 from pnpxai.tuning import TuneResult
 
-WIDTH, HEIGHT = 470.0, 190.0
+WIDTH, HEIGHT = 640.0, 200.0
 LEFT, TOP, RIGHT, BOTTOM = 46.0, 10.0, 10.0, 34.0
 
 

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor
 
-from pnpxai.errors import ParameterError
-from pnpxai.forward import Request, take_samples
-from pnpxai.guard import guard
-from pnpxai.modality import Image, Modality, Tabular, Text
-from pnpxai.outputs import probabilities
-from pnpxai.postprocess import channel_axis
-from pnpxai.report._colour import Array, as_photograph, overlay, scale_of, stretched
+from pnpxai.forward import take_samples
+from pnpxai.report._answers import ClassNames, ask
+from pnpxai.report._canvas import Canvas, Tile
 from pnpxai.report._curves import Chart, charts
-from pnpxai.report._pictures import bars_png, photograph_png, series_png
 from pnpxai.tuning import Configuration, Entry, TuneResult
 from pnpxai.tuning._controls import CONTROLS
 from pnpxai.tuning._maps import take_targets
 
-ClassNames: TypeAlias = Sequence[str] | Mapping[int, str] | None
 SHOWN_CONTROLS = ("random", "edge")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One picture.
-
-    Attributes:
-        title: what it shows.
-        note: with which settings.
-        src: the picture itself, as an address.
-        scale: what its colours stand for.
-        score: what the metric gave the map, None where there is no score.
-    """
-
-    title: str
-    note: str
-    src: str
-    scale: str = ""
-    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,103 +56,6 @@ def samples(
         ]
         parts.append(Sample(names[index], used_for(result, index), answers[row], tuple(tiles), drawn[row]))
     return parts
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """One sample's input, and how maps of it are drawn.
-
-    Attributes:
-        modality: decides between overlay, series and bars.
-        ground: a photograph ``(h, w, 3)``, a series ``(t, c)`` or features ``(d,)``.
-        note: how the ground was made.
-    """
-
-    modality: Modality
-    ground: Array
-    note: str
-
-    @classmethod
-    def build(cls, inputs: Tensor, modality: Modality, image: Any) -> Canvas:
-        """From one sample ``(c, h, w)``, ``(c, t)`` or ``(d,)``, channels where the modality says, and its picture."""
-        axis = channel_axis(modality.channel_dim, inputs.ndim + 1)
-        last = inputs.detach().cpu().double()
-        array: Array = (last if axis is None else last.movedim(axis - 1, -1)).numpy()
-        if isinstance(modality, Image):
-            array = array[..., None] if axis is None else array
-            if image is None:
-                return cls(modality, stretched(array), "as the model sees it, stretched to the full range")
-            return cls(modality, as_photograph(image, array.shape[:2]), "as the model sees it")
-        if isinstance(modality, Text):
-            return cls(modality, (array**2).sum(-1) ** 0.5, "length of each token's vector")
-        return cls(modality, array[:, None] if array.ndim == 1 and axis is None and not _flat(modality) else array, "")
-
-    def draw(self, values: Array | None = None) -> str:
-        """The input, or a map of it."""
-        scale = None if values is None else scale_of(values)
-        if isinstance(self.modality, Image):
-            if values is None or scale is None:
-                return photograph_png(self.ground)
-            return photograph_png(overlay(values, self.ground, scale))
-        if _flat(self.modality):
-            return bars_png(self.ground if values is None else values, scale)
-        return series_png(self.ground, values, scale)
-
-    def tile(self, title: str, note: str, values: Tensor, score: float | None) -> Tile:
-        """A map of the input, with its scale in words."""
-        array: Array = values.detach().cpu().double().numpy()
-        return Tile(title, note, self.draw(array), str(scale_of(array)), score)
-
-
-def _flat(modality: Modality) -> bool:
-    return isinstance(modality, Tabular | Text)
-
-
-def ask(result: TuneResult, inputs: Any, targets: Any, class_names: ClassNames) -> tuple[Tensor, list[str]]:
-    """The tensor that is explained, and in words what the model answers for each sample."""
-    explainer = result.explainer
-    with guard(explainer.model):
-        request = Request.build(
-            explainer.model,
-            inputs,
-            targets,
-            explainer.forward_arg_extractor,
-            explainer.additional_forward_arg_extractor,
-        )
-        return request.input.cpu(), _answers(request, class_names)
-
-
-def _answers(request: Request, class_names: ClassNames) -> list[str]:
-    outputs, targets = request.outputs.detach(), request.targets
-    if not isinstance(targets, Tensor):
-        return ["explained for a score of the outputs"] * len(outputs)
-    if outputs.ndim != 2 or outputs.shape[1] == 1:
-        return [f"output {each:.3g}" for each in outputs.flatten().tolist()]
-    shares = probabilities(outputs)
-    told: list[str] = []
-    for row, target, best in zip(shares, targets.tolist(), shares.argmax(1).tolist(), strict=True):
-        answer = f"predicted {class_name(best, class_names)}, probability {float(row[best]):.2f}"
-        if target != best:
-            answer += f"; explained for {class_name(target, class_names)}, probability {float(row[target]):.2f}"
-        told.append(answer)
-    return told
-
-
-def class_name(index: int, class_names: ClassNames) -> str:
-    """The name of a class, or ``class 3`` where it has none.
-
-    Raises:
-        ParameterError: a list of names that is too short.
-    """
-    if class_names is None:
-        return f"class {index}"
-    if isinstance(class_names, Mapping):
-        return class_names.get(index, f"class {index}")
-    if index >= len(class_names):
-        raise ParameterError(
-            f"a name for class {index}", f"{len(class_names)} class names", "Name every output of the model."
-        )
-    return class_names[index]
 
 
 def control_scores(result: TuneResult, shown: Sequence[int], name: str, maps: Tensor) -> list[float | None]:

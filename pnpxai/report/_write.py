@@ -13,9 +13,11 @@ import jinja2
 from pnpxai.errors import ParameterError
 from pnpxai.forward import n_samples as count_samples
 from pnpxai.report import _contents, _numbers
+from pnpxai.report._answers import ClassNames
 from pnpxai.report._colour import DIVERGING, PERCENTILE, SEQUENTIAL
 from pnpxai.report._curves import curve_metric
-from pnpxai.report._samples import ClassNames, samples
+from pnpxai.report._reasons import reasons
+from pnpxai.report._samples import samples
 from pnpxai.tuning import TuneResult
 
 
@@ -79,7 +81,7 @@ def write_report(
             architecture=_contents.architecture(result),
             recommended=_contents.recommended(result),
             rejected=_contents.rejected(result),
-            reasons=_contents.reasons(result),
+            reasons=reasons(result),
             board=_contents.board(result),
             entries=[(each, _contents.parameters(each)) for each in result.entries],
             metric=_contents.metric_parameters(result),

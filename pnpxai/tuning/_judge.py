@@ -42,17 +42,17 @@ def judge(
             failed[name] = "; ".join(failures) or "no trial of it was run; allow more trials or time."
             continue
         best = max(complete, key=lambda each: sign * float(np.mean(each.user_attrs["scores"])))
-        first = next((each for each in complete if each.user_attrs.get("default")), best)
-        if first.value == best.value:
+        first = next((each for each in complete if each.user_attrs.get("default")), None)
+        if first is not None and first.value == best.value:
             best = first
         try:
-            default = _configuration(objective, first, holdout_index)
+            default = _configuration(objective, first, holdout_index) if first else _failed_default(objective, name)
             tuned = default if best is first else _configuration(objective, best, holdout_index)
         except PnPXAIError as error:
             failed[name] = f"on the hold-out: {error}"
             continue
         gain = None
-        if holdout_index:
+        if holdout_index and first is not None:
             gain = paired_gain(
                 tuned.holdout_scores,
                 default.holdout_scores,
@@ -119,6 +119,11 @@ def _configuration(objective: Objective, trial: FrozenTrial, holdout_index: Sequ
     if not holdout_index:
         return configuration
     return replace(configuration, holdout_scores=tuple(objective.scores(explainer, postprocessor, holdout_index)))
+
+
+def _failed_default(objective: Objective, name: str) -> Configuration:
+    params = {key: value for key, value in objective.default_params(name).items() if key != "explainer"}
+    return Configuration(objective.explainers[name], objective.postprocessor, params, ())
 
 
 def caveats(

@@ -17,6 +17,7 @@ from pnpxai.postprocess import NormalizationFunction, PostProcessor
 from pnpxai.tunable import Candidates, suggest, trial_params
 from pnpxai.tuning._maps import MapCache, take_targets
 from pnpxai.tuning._statistics import has_lost
+from pnpxai.tuning._study import interrupt
 
 POSTPROCESSOR = "postprocessor"
 BLOCK = 8
@@ -77,6 +78,9 @@ class Objective:
         """
         try:
             return self._run(trial)
+        except KeyboardInterrupt:
+            interrupt(trial.study, trial._trial_id)
+            raise
         except Exception as error:
             trial.set_user_attr("failure", str(error) or type(error).__name__)
             raise

@@ -54,9 +54,9 @@ class Entry:
 
     Attributes:
         name: the explainer's name in the study.
-        default: as the explainer came.
+        default: as the explainer came; without scores where it failed.
         tuned: the best configuration found (the default itself where nothing better was found).
-        gain: tuned against default on the hold-out; None without a hold-out.
+        gain: tuned against default on the hold-out; None without a hold-out, or where the default failed.
         n_trials: finished trials spent on it.
         failures: reasons of its failed trials, each once.
     """
@@ -70,7 +70,7 @@ class Entry:
 
     @property
     def recommended(self) -> Configuration:
-        """The tuned configuration if the hold-out confirms its gain (or there is none to ask), else the default."""
+        """The tuned configuration if the hold-out confirms its gain (or none was measured), else the default."""
         return self.tuned if self.gain is None or self.gain.confirmed else self.default
 
 
@@ -192,6 +192,8 @@ class TuneResult:
         metric = type(self.metric).__name__
         if entry.tuned is entry.default:
             return f"Use {entry.name} with its default settings: nothing better was found by {metric}."
+        if not entry.default.tuning_scores:
+            return f"Use {entry.name} with {_shown(entry.tuned.params)}; its default settings failed."
         if gain is None:
             return (
                 f"Use {entry.name} with {_shown(entry.tuned.params)}; there was no hold-out, so the gain over its "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -11,8 +13,10 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+from torch import nn
 
 from pnpxai.errors import StudyError, unknown_name
+from pnpxai.tunable import to_json
 
 SAMPLERS = ("random", "tpe")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -64,12 +68,19 @@ def open_study(
     """
     sampler_for(sampler, seed)
     direction: Literal["maximize", "minimize"] = "maximize" if maximize else "minimize"
-    study = optuna.create_study(
-        storage=storage,
-        study_name=study_name or ("pnpxai" if storage else None),
-        load_if_exists=True,
-        direction=direction,
-    )
+    try:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=study_name or ("pnpxai" if storage else None),
+            load_if_exists=True,
+            direction=direction,
+        )
+    except Exception as error:
+        raise StudyError(
+            "storage that Optuna can open, such as 'sqlite:///study.db' or a storage object",
+            f"{storage!r} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+            "Check the address, and that its folder exists.",
+        ) from error
     if study.direction.name.lower() != direction:
         raise StudyError(
             f"a study that wants to {direction}",
@@ -95,6 +106,13 @@ def open_study(
     return study
 
 
+def weights_digest(model: nn.Module) -> str:
+    """A digest of a model's class, parameters and buffers: trials on other weights are trials of another model."""
+    held = [*model.named_parameters(), *model.named_buffers()]
+    described = [type(model).__qualname__, *([name, to_json(each)] for name, each in held)]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+
 def enqueue_defaults(study: optuna.Study, defaults: Sequence[Mapping[str, Any]]) -> None:
     """Put default configurations first, each once in the life of a study."""
     for params in defaults:
@@ -106,13 +124,19 @@ def n_finished(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=FINISHED)) - sum(map(_is_stale, study.trials))
 
 
+def interrupt(study: optuna.Study, trial_id: int) -> None:
+    """Mark a running trial as interrupted, so that it does not count; what was enqueued is enqueued again."""
+    study._storage.set_trial_user_attr(trial_id, "failure", "interrupted")
+    trial = study._storage.get_trial(trial_id)
+    fixed = trial.system_attrs.get("fixed_params")
+    if fixed:
+        study.enqueue_trial(fixed, user_attrs={"default": bool(trial.user_attrs.get("default"))})
+
+
 def _fail_stale(study: optuna.Study) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study._storage.set_trial_user_attr(trial._trial_id, "failure", "interrupted")
-        fixed = trial.system_attrs.get("fixed_params")
+        interrupt(study, trial._trial_id)
         study.tell(trial.number, state=TrialState.FAIL)
-        if fixed:
-            study.enqueue_trial(fixed, user_attrs={"default": bool(trial.user_attrs.get("default"))})
 
 
 def _is_stale(trial: FrozenTrial) -> bool:

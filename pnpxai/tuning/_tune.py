@@ -30,7 +30,14 @@ from pnpxai.tuning._judge import caveats, control_scores, judge, split
 from pnpxai.tuning._maps import MapCache
 from pnpxai.tuning._objective import Objective
 from pnpxai.tuning._result import TuneResult
-from pnpxai.tuning._study import enqueue_defaults, n_finished, open_study, quiet_optuna, sampler_for
+from pnpxai.tuning._study import (
+    enqueue_defaults,
+    n_finished,
+    open_study,
+    quiet_optuna,
+    sampler_for,
+    weights_digest,
+)
 
 PRUNERS = ("wilcoxon",)
 
@@ -89,7 +96,13 @@ def tune(
         ParameterError: a hold-out larger than the data, an unknown name, a number out of range.
         StudyError: no trial succeeded, or a stored study is about something else.
     """
-    _check_numbers(n_trials=n_trials, timeout=timeout, workers=workers, pruner=pruner)
+    _check_numbers(n_trials=n_trials, timeout=timeout, seed=seed, workers=workers, pruner=pruner)
+    if postprocessor is not None and not isinstance(postprocessor, PostProcessor):
+        raise ParameterError(
+            "postprocessor as a PostProcessor, or None",
+            f"{postprocessor!r}",
+            "Build one, such as PostProcessor('sum_abs').",
+        )
     sampler_for(sampler, seed)
     scorer = metric_for(metric, model, forward_arg_extractor, additional_forward_arg_extractor)
     start = time.perf_counter()
@@ -131,7 +144,10 @@ def tune(
             storage=storage,
             study_name=study_name,
             identity={
+                "model": weights_digest(model) if storage is not None else None,
                 "metric": to_json(scorer),
+                "postprocessor": to_json(postprocessor or kind.postprocessor),
+                "modality": to_json(kind),
                 "explainers": {name: to_json(each) for name, each in named.items()},
                 "inputs": to_json(inputs),
                 "targets": to_json(fixed_targets),
@@ -213,10 +229,12 @@ def _named(explainers: Sequence[Explainer]) -> dict[str, Explainer]:
     return named
 
 
-def _check_numbers(*, n_trials: int, timeout: float | None, workers: int, pruner: object) -> None:
+def _check_numbers(*, n_trials: int, timeout: float | None, seed: int, workers: int, pruner: object) -> None:
     if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1:
         raise ParameterError("n_trials to be a whole number from 1", f"{n_trials!r}", "Ask for at least one trial.")
-    if timeout is not None and not timeout > 0:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ParameterError("seed to be a whole number from 0 to below 2³¹", f"{seed!r}", "Choose one in that range.")
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
         raise ParameterError("timeout in seconds above 0, or None", f"{timeout!r}", "Leave it out for no limit.")
     if workers != 1:
         raise ParameterError("workers to be 1", f"{workers!r}", "Run one process for each study.")

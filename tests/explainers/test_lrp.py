@@ -93,6 +93,8 @@ EXACT = {
     ),
     "functional dropout": lambda: (Net(lambda net, x: F.dropout(x, 0.5, net.training).relu()), (3, 8, 8)),
     "leaky": lambda: (Net(lambda net, x: net.act(x), act=nn.LeakyReLU(1.0)), (3, 8, 8)),
+    "zero padding": lambda: (Net(lambda net, x: net.edge(x).relu(), edge=nn.ZeroPad2d(1)), (3, 8, 8)),
+    "reflected padding": lambda: (Net(lambda net, x: F.pad(x, (1, 1, 1, 1), "reflect")), (3, 8, 8)),
 }
 
 

@@ -187,3 +187,14 @@ def test_bad_similarities_say_so(similarity: object, error: type[Exception], mat
 def test_a_single_number_has_no_angle() -> None:
     with pytest.raises(ModelError, match="at least 2 numbers a sample"):
         RELAX(nn.Linear(6, 1), n_masks=5).explain(batch(1, 6))
+
+
+def test_a_half_precision_model_is_compared_in_single_precision() -> None:
+    """Of outputs that bfloat16 holds exactly, the cosines 1/√2 and 1, which it does not hold."""
+    model = nn.Linear(2, 2, bias=False, dtype=torch.bfloat16)
+    model.weight.data.copy_(torch.eye(2))
+    x, masks = torch.ones(1, 2), draw_masks(0, 64, (2,), None, 0.5, 0)
+    cosines = torch.tensor([0.0, 0.5**0.5, 1.0])[masks.sum(1).long()]
+    expected = (cosines @ masks) / masks.sum(0)
+    found = RELAX(model, n_masks=64).attribute(x)
+    torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=0)

@@ -278,3 +278,27 @@ def test_a_half_precision_model_is_scored_in_single_precision() -> None:
     found = AbPC(model.bfloat16()).evaluate(x, 0, values)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # bfloat16 has 3 digits
+
+
+@pytest.mark.parametrize("metric", [MoRF, LeRF])
+def test_a_model_that_ends_in_a_softmax_is_not_given_another_in_half_precision(metric: type[MoRF]) -> None:
+    """The probabilities of a bfloat16 softmax sum to 1 within its own precision, not within that of float32."""
+    model = nn.Sequential(seeded(nn.Linear(6, 5)), nn.Softmax(1))
+    model[0].weight.data *= 3
+    x, values = batch(8, 6), batch(8, 6, seed=2)
+    expected = metric(model).curves(x, 0, values)
+    found = metric(model.bfloat16()).curves(x, 0, values)
+    assert found.morf.dtype == torch.float32
+    close(found.morf, expected.morf, rtol=0, atol=0.02)
+    close(found.lerf, expected.lerf, rtol=0, atol=0.02)
+
+
+def test_a_target_function_gets_single_precision() -> None:
+    seen: list[torch.dtype] = []
+
+    def margin(outputs: Tensor) -> Tensor:
+        seen.append(outputs.dtype)
+        return outputs[:, 0] - outputs[:, 1]
+
+    assert MoRF(seeded(MLP()).bfloat16()).evaluate(batch(2, 6), margin, batch(2, 6)).dtype == torch.float32
+    assert set(seen) == {torch.float32}

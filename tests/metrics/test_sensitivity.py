@@ -185,3 +185,18 @@ def test_it_needs_the_explainer() -> None:
 
 def test_the_explainers_of_this_file_are_not_listed() -> None:
     assert not {"Square", "Plain", "Distance"} & set(EXPLAINERS)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_scale_of_the_maps_does_not_matter(scale: float) -> None:
+    """Squares of 1e±30 do not exist in single precision."""
+
+    class Scaled(Explainer):
+        def explain_request(self, request: Request) -> Tensor:
+            return scale * request.input**2
+
+    model, x = seeded(MLP()), batch(3, 6)
+    found = Sensitivity(model, Scaled(model), radius=0.1).evaluate(x, 0)
+    expected = Sensitivity(model.double(), Scaled(model), radius=0.1).evaluate(x.double(), 0)
+    assert (expected > 0.01).all()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)

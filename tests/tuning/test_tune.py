@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -24,6 +26,7 @@ from pnpxai.explainers import EXPLAINERS, Explainer, Gradient, GradientXInput, S
 from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request
 from pnpxai.metrics import AbPC, Complexity, MoRF
+from pnpxai.postprocess import PostProcessor
 from pnpxai.tuning._judge import split
 from tests.nets import MLP, VGGLike, batch, seeded
 from tests.registry import unregistered
@@ -308,19 +311,26 @@ def test_killed_study_resumes_with_every_finished_trial(tmp_path: Path, kind: st
         trials = study.get_trials()
         return {each.number: each for each in trials if each.state == TrialState.COMPLETE}
 
+    def count_finished() -> int:
+        """Read only: opening a storage by Optuna would create it, at the same time as the other process."""
+        if kind == "journal":
+            return path.read_text(encoding="utf-8").count('"state":1')
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            return connection.execute("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'").fetchone()[0]
+
     process = subprocess.Popen([sys.executable, str(script), kind, str(path), "300"], env=environment)
-    deadline = time.monotonic() + 90
-    before: dict = {}
-    while len(before) < 5 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.2)
-        if path.exists():
-            try:
-                before = finished()
-            except (KeyError, optuna.exceptions.OptunaError):
-                continue
-    assert process.poll() is None, "the study ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        deadline = time.monotonic() + 90
+        n_done = 0
+        while n_done < 5 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.2)
+            with contextlib.suppress(OSError, sqlite3.Error):  # the other process is still creating its storage
+                n_done = count_finished()
+        assert process.poll() is None, "the study ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
     before = finished()
     assert 5 <= len(before) < 300
     goal = len(before) + 4
@@ -355,6 +365,12 @@ def test_a_default_that_was_running_when_killed_is_asked_again(tmp_path: Path) -
         ({"holdout": -1}, ParameterError, "holdout"),
         ({"n_trials": 0}, ParameterError, "n_trials"),
         ({"timeout": 0}, ParameterError, "timeout"),
+        ({"timeout": "1 h"}, ParameterError, "timeout"),
+        ({"seed": -1}, ParameterError, "seed"),
+        ({"seed": None}, ParameterError, "seed"),
+        ({"postprocessor": "sum"}, ParameterError, "PostProcessor"),
+        ({"storage": "study.db"}, StudyError, "sqlite:///"),
+        ({"storage": 3}, StudyError, "sqlite:///"),
         ({"workers": 2}, ParameterError, "workers"),
         ({"sampler": "tp"}, UnknownNameError, "random, tpe"),
         ({"pruner": "median"}, UnknownNameError, "wilcoxon"),
@@ -362,6 +378,7 @@ def test_a_default_that_was_running_when_killed_is_asked_again(tmp_path: Path) -
         ({"explainers": ["Gradeint"]}, UnknownNameError, "Did you mean 'Gradient'"),
         ({"modality": "images"}, UnknownNameError, "image"),
         ({"explainers": [Gradient(MLP())]}, ParameterError, "another model"),
+        ({"metric": AbPC(MLP())}, ParameterError, "another model"),
         ({"explainers": []}, StudyError, "explainer"),
     ],
 )
@@ -381,3 +398,79 @@ def test_controls_are_scored_by_the_metric() -> None:
     result = tuned(model, inputs, explainers=[Mixed], metric=Complexity, n_trials=1, holdout=2)
     assert set(result.controls) == {"random", "edge", "centre"}
     assert all(len(scores) == 2 for scores in result.controls.values())
+
+
+@pytest.mark.parametrize("share", [0.0, 3.0, -2.0])
+def test_the_default_is_what_the_user_gave_also_outside_the_declared_range(share: float) -> None:
+    model = linear()
+    result = tuned(model, batch(12, 6), explainers=[Mixed(model, share=share)], n_trials=6)
+    assert result.study.trials[0].state == TrialState.COMPLETE
+    assert result.winner.default.explainer == Mixed(model, share=share)
+    assert result.winner.failures == ()
+
+
+@unregistered
+class FailsAsGiven(Mixed):
+    """Fails at its default only."""
+
+    SUPPORTED_MODULES = ANY_MODULE
+
+    def explain_request(self, request: Request) -> Tensor:
+        if self.share == 0.3:
+            raise ZeroDivisionError("not at the default")
+        return super().explain_request(request)
+
+
+def test_a_default_that_fails_is_not_replaced_by_another_configuration() -> None:
+    result = tuned(linear(), batch(16, 6), explainers=[FailsAsGiven], n_trials=5)
+    entry = result.winner
+    assert entry.default.explainer.share == 0.3
+    assert entry.default.tuning_scores == entry.default.holdout_scores == ()
+    assert entry.gain is None
+    assert entry.recommended is entry.tuned
+    assert entry.tuned.explainer.share != 0.3
+    assert np.isnan(result.default_score)
+    assert "its default settings failed" in result.verdict
+    assert "not at the default" in entry.failures[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"postprocessor": PostProcessor("sum_abs")}, "the postprocessor that"),
+        ({"model": seeded(nn.Linear(6, 3), seed=5)}, "the model"),
+    ],
+)
+def test_a_stored_study_refuses_another_model_or_postprocessor(tmp_path: Path, change: dict, words: str) -> None:
+    stored = {"storage": f"sqlite:///{tmp_path}/study.db", "study_name": "s", "explainers": [Mixed], "targets": 1}
+    call = {"model": linear(), "inputs": batch(8, 6), **stored}
+    tuned(**call, n_trials=2)
+    with pytest.raises(StudyError, match=words):
+        tuned(**{**call, **change}, n_trials=3)
+
+
+@unregistered
+class Interrupted(Mixed):
+    """The user presses Ctrl-C at its default."""
+
+    SUPPORTED_MODULES = ANY_MODULE
+    pressed = True
+
+    def explain_request(self, request: Request) -> Tensor:
+        if Interrupted.pressed and self.share == 0.3:
+            raise KeyboardInterrupt
+        return super().explain_request(request)
+
+
+def test_a_default_interrupted_by_the_user_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = linear(), batch(8, 6)
+    call = {"explainers": [Gradient, Interrupted], "n_trials": 5, "storage": f"sqlite:///{tmp_path}/study.db"}
+    with pytest.raises(KeyboardInterrupt):
+        tuned(model, inputs, **call)
+    monkeypatch.setattr(Interrupted, "pressed", False)
+    result = tuned(model, inputs, **call)
+    finished = [each for each in result.study.trials if each.state == TrialState.COMPLETE]
+    assert len(finished) == 5
+    entry = next(each for each in result.entries if each.name == "Interrupted")
+    assert len(entry.default.tuning_scores) == 4
+    assert entry.default.explainer.share == 0.3

@@ -1,0 +1,82 @@
+"""One sample's input and its maps as pictures, in the way of its kind of data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pnpxai.modality import Image, Modality, Tabular, Text
+from pnpxai.postprocess import channel_axis
+from pnpxai.report._colour import Array, as_photograph, overlay, scale_of, stretched
+from pnpxai.report._pictures import bars_png, photograph_png, series_png
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture.
+
+    Attributes:
+        title: what it shows.
+        note: with which settings.
+        src: the picture itself, as an address.
+        scale: what its colours stand for.
+        score: what the metric gave the map, None where there is no score.
+    """
+
+    title: str
+    note: str
+    src: str
+    scale: str = ""
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """One sample's input, and how maps of it are drawn.
+
+    Attributes:
+        modality: decides between overlay, series and bars.
+        ground: a photograph ``(h, w, 3)``, a series ``(t, c)`` or features ``(d,)``.
+        note: how the ground was made.
+    """
+
+    modality: Modality
+    ground: Array
+    note: str
+
+    @classmethod
+    def build(cls, inputs: Tensor, modality: Modality, image: Any) -> Canvas:
+        """From one sample ``(c, h, w)``, ``(c, t)`` or ``(d,)``, channels where the modality says, and its picture."""
+        axis = channel_axis(modality.channel_dim, inputs.ndim + 1)
+        last = inputs.detach().cpu().double()
+        array: Array = (last if axis is None else last.movedim(axis - 1, -1)).numpy()
+        if isinstance(modality, Image):
+            array = array[..., None] if axis is None else array
+            if image is None:
+                return cls(modality, stretched(array), "as the model sees it, stretched to the full range")
+            return cls(modality, as_photograph(image, array.shape[:2]), "as the model sees it")
+        if isinstance(modality, Text):
+            return cls(modality, (array**2).sum(-1) ** 0.5, "length of each token's vector")
+        return cls(modality, array[:, None] if array.ndim == 1 and axis is None and not _flat(modality) else array, "")
+
+    def draw(self, values: Array | None = None) -> str:
+        """The input, or a map of it."""
+        scale = None if values is None else scale_of(values)
+        if isinstance(self.modality, Image):
+            if values is None or scale is None:
+                return photograph_png(self.ground)
+            return photograph_png(overlay(values, self.ground, scale))
+        if _flat(self.modality):
+            return bars_png(self.ground if values is None else values, scale)
+        return series_png(self.ground, values, scale)
+
+    def tile(self, title: str, note: str, values: Tensor, score: float | None) -> Tile:
+        """A map of the input, with its scale in words."""
+        array: Array = values.detach().cpu().double().numpy()
+        return Tile(title, note, self.draw(array), str(scale_of(array)), score)
+
+
+def _flat(modality: Modality) -> bool:
+    return isinstance(modality, Tabular | Text)
