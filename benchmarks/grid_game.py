@@ -10,27 +10,23 @@ Run with ``python -m benchmarks.grid_game``; about five minutes on two cores.
 
 from __future__ import annotations
 
-import datetime
 import itertools
-import os
-import platform
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.written import circumstances, table, write
 from pnpxai.demo import MODEL_NAME, search
 from pnpxai.photographs import PHOTOGRAPHS, SIZE, Photograph, cropped, efficientnet_lite0, standardized
-from pnpxai.tuning import TuneResult
+from pnpxai.tuning import Configuration, TuneResult
 from pnpxai.tuning._controls import CONTROLS
 
 TILE = SIZE // 2
 N_GRIDS = 3
 TARGET = 0.6
 CHANCE = 0.25
-OUT = Path(__file__).parent / "results" / "grid_game.md"
 
 
 @dataclass(frozen=True)
@@ -44,16 +40,15 @@ class Grids:
 
 
 def main() -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
     start = time.perf_counter()
     model = efficientnet_lite0()
     grids = build(model)
     single = standardized([cropped(each.open()) for each in PHOTOGRAPHS])
-    result = search(model, single, timeout=90.0)
-    text = page(result, grids, time.perf_counter() - start)
-    print(text)
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(text, encoding="utf-8")
+    result = search(model, single)
+    found = measure(result, grids)
+    lines = page(result, grids, found, time.perf_counter() - start)
+    print("\n".join(lines))
+    write("grid_game", lines)
 
 
 def build(model: nn.Module) -> Grids:
@@ -98,59 +93,54 @@ def shares(maps: Tensor, quadrants: Tensor) -> Tensor:
     return torch.where(total > 0, right / total.clamp(min=torch.finfo(total.dtype).tiny), torch.zeros_like(total))
 
 
-def page(result: TuneResult, grids: Grids, seconds: float) -> str:
-    """The measured table as Markdown."""
-    lines = ["| explainer | default | tuned | settings |", "|---|---|---|---|"]
-    winner_share = 0.0
+def share_of(configuration: Configuration, grids: Grids) -> float:
+    """The mean share of a configuration's maps."""
+    return shares(configuration.maps(grids.inputs, grids.targets), grids.quadrants).mean().item()
+
+
+def measure(result: TuneResult, grids: Grids) -> dict[str, tuple[float, float]]:
+    """Each explainer's mean share with its default and with its tuned settings."""
+    found: dict[str, tuple[float, float]] = {}
     for entry in result.entries:
-        found = {}
-        for name, each in (("default", entry.default), ("tuned", entry.tuned)):
-            if name == "tuned" and entry.tuned is entry.default:
-                found[name] = found["default"]
-                continue
-            maps = each.maps(grids.inputs, grids.targets)
-            found[name] = shares(maps, grids.quadrants).mean().item()
-        settings = ", ".join(f"{k.split('.', 1)[1]} {shown(v)}" for k, v in entry.tuned.params.items())
-        tuned = "as default" if entry.tuned is entry.default else f"{found['tuned']:.2f}"
-        lines.append(f"| {entry.name} | {found['default']:.2f} | {tuned} | {settings} |")
-        if entry is result.winner:
-            winner_share = found["tuned"]
+        default = share_of(entry.default, grids)
+        found[entry.name] = default, default if entry.tuned is entry.default else share_of(entry.tuned, grids)
+    return found
+
+
+def page(result: TuneResult, grids: Grids, found: dict[str, tuple[float, float]], seconds: float) -> list[str]:
+    """The measured table as lines of Markdown."""
+    rows = []
+    for entry in result.entries:
+        default, tuned = found[entry.name]
+        changed = entry.tuned is not entry.default
+        settings = ", ".join(f"{key.partition('.')[2]} {shown(value)}" for key, value in entry.tuned.params.items())
+        rows.append([entry.name, f"{default:.2f}", f"{tuned:.2f}" if changed else "as default", settings])
     for name, control in CONTROLS.items():
-        share = shares(control(grids.inputs, 1, 0), grids.quadrants).mean().item()
-        lines.append(f"| {name} map (control) | {share:.2f} | | |")
-    verdict = "reached" if winner_share >= TARGET else "missed"
-    return "\n".join(
-        [
-            "# Grid game",
-            "",
-            f"Mean share of positive relevance in the right quadrant; chance {CHANCE}. {MODEL_NAME}, "
-            f"{len(grids.names)} grids of four photographs ({TILE} × {TILE} pixels each in {SIZE} × {SIZE}), every "
-            f"class of a grid asked about: {len(grids.targets)} maps. Explainers in the order of their tuned "
-            f"{type(result.metric).__name__} on single photographs, with the demo's budgets.",
-            "",
-            *lines,
-            "",
-            f"The tuned winner, {result.winner.name}, has {winner_share:.2f} (target {TARGET}: {verdict}).",
-            "",
-            *(f"- grid {i}: {name}" for i, name in enumerate(grids.names, 1)),
-            "",
-            f"{datetime.datetime.now(datetime.timezone.utc).date()}, {seconds:.0f} s, {machine()}; "
-            + ", ".join(f"{name} {version}" for name, version in result.versions.items()),
-            "",
-        ]
-    )
+        maps = control(grids.inputs, 1, 0)
+        share = shares(maps - maps.amin((1, 2), keepdim=True), grids.quadrants).mean().item()
+        rows.append([f"{name} map (control)", f"{share:.2f}", "", ""])
+    best = found[result.winner.name][1]
+    return [
+        "# Grid game",
+        "",
+        f"Mean share of positive relevance in the right quadrant; chance {CHANCE}. {MODEL_NAME}, {len(grids.names)} "
+        f"grids of four photographs ({TILE} × {TILE} pixels each in {SIZE} × {SIZE}), every class of a grid asked "
+        f"about: {len(grids.targets)} maps. Explainers in the order of their tuned {type(result.metric).__name__} on "
+        "single photographs, with the demo's budgets.",
+        "",
+        *table(["explainer", "default", "tuned", "tuned settings"], rows),
+        "",
+        f"The tuned winner, {result.winner.name}, has {best:.2f} (target {TARGET}: "
+        f"{'reached' if best >= TARGET else 'missed'}).",
+        "",
+        *(f"- grid {i}: {name}" for i, name in enumerate(grids.names, 1)),
+        "",
+        "Run with `python -m benchmarks.grid_game`. " + circumstances(seconds, result.versions),
+    ]
 
 
 def shown(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def machine() -> str:
-    """The processor and how many cores of it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

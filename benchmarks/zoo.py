@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -10,10 +11,11 @@ import torchvision
 from torch import Tensor, nn
 
 import pnpxai
-from benchmarks.written import write_table
+from benchmarks.written import circumstances, table, write
 from pnpxai.errors import PnPXAIError
 from pnpxai.photographs import cropped, efficientnet_lite0, photographs, standardized
 from pnpxai.recommender import least_budget
+from pnpxai.tuning._tune import versions
 
 
 class SeriesClassifier(nn.Module):
@@ -84,7 +86,8 @@ def unchanged(model: nn.Module, before: dict[str, Tensor]) -> bool:
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(os.cpu_count() or 1)
+    began = time.perf_counter()
     rows: list[list[str]] = []
     reasons: list[str] = []
     for name, (make, make_inputs) in MODELS.items():
@@ -97,7 +100,7 @@ def main() -> None:
         ran = []
         for explainer in recommendation.explainers:
             try:
-                maps = least_budget(explainer)[0].attribute(inputs)
+                maps = least_budget(explainer)[0].attribute(inputs[1:])
                 ran.append(bool(torch.isfinite(maps).all()))
             except PnPXAIError:
                 ran.append(False)
@@ -105,17 +108,23 @@ def main() -> None:
         untouched = "yes" if unchanged(model, before) else "NO"
         rows.append([name, kinds, f"{sum(ran)} of {len(ran)}", str(len(recommendation.rejected)), untouched])
         names = ", ".join(type(each).__name__ for each in recommendation.explainers)
-        reasons.append(f"**{name}** ({seconds:.1f} s): recommended {names}.")
+        reasons += ["", f"**{name}** ({seconds:.0f} s): recommended {names}.", ""]
         reasons += [f"- {rejected}: {why}" for rejected, why in recommendation.rejected.items()]
         print(rows[-1], flush=True)
-    columns = ["model", "detected", "recommended that ran", "rejected, with reason", "model unchanged"]
-    write_table(
+    columns = ["model", "detected", "recommended, and ran on another input", "rejected, with reason", "model unchanged"]
+    write(
         "zoo",
-        "What is recommended, and whether it runs",
-        "python -m benchmarks.zoo",
-        columns,
-        rows,
-        ["Two inputs each (224×224 photographs, or random series); every budget at its least.", *reasons],
+        [
+            "# What is recommended, and whether it runs",
+            "",
+            "Two inputs each (photographs at 224 × 224, or random series), one for the dry run and one for the run "
+            "counted here; every budget at its least. Networks of torchvision have random weights.",
+            "",
+            *table(columns, rows),
+            *reasons,
+            "",
+            f"`make zoo`: {circumstances(time.perf_counter() - began, versions())}",
+        ],
     )
 
 

@@ -74,4 +74,8 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UnknownNameEr
     lowered = {each.lower(): each for each in names}
     near = difflib.get_close_matches(str(name).lower(), list(lowered), n=1)
     advice = f"Did you mean {lowered[near[0]]!r}?" if near else "Choose one of those names."
-    return UnknownNameError(f"the name of a {kind}, one of: {', '.join(names)}", repr(name), advice)
+    return UnknownNameError(
+        f"the name of {'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}, one of: {', '.join(names)}",
+        repr(name),
+        advice,
+    )

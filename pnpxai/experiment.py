@@ -208,8 +208,18 @@ class Experiment:
             "evaluation": metric.evaluate(inputs, targets, maps),
         }
 
-    def run(self, data_ids: Ids = None, progress: bool = True) -> pd.DataFrame:
-        """Every explainer with every post-processor by every metric on every sample.
+    def __repr__(self) -> str:
+        parts: dict[str, Sequence[Explainer | PostProcessor | Metric]]
+        parts = {"explainers": self.explainers, "postprocessors": self.postprocessors, "metrics": self.metrics}
+        listed = (
+            f"{name}: " + ", ".join(f"{i} {_name(e)}" for i, e in enumerate(each)) for name, each in parts.items()
+        )
+        return "\n".join([f"{type(self).__name__} of {len(self.samples)} samples", *listed])
+
+    def run(
+        self, data_ids: Ids = None, postprocessor_ids: Sequence[Choice] | None = None, progress: bool = True
+    ) -> pd.DataFrame:
+        """Every explainer with every post-processor (or those chosen) by every metric on every sample.
 
         A combination that fails is a row with its reason, and the run goes on.
 
@@ -217,8 +227,11 @@ class Experiment:
             One row a score: ``data_id, explainer, postprocessor, metric, score, failure``.
         """
         ids = self.samples.ids(data_ids)
-        combinations = [(e, p, m) for e in self.explainers for p in self.postprocessors for m in self.metrics]
-        for explainer, postprocessor, metric in tqdm(combinations, desc="running", disable=not progress):
+        chosen = self.postprocessors
+        if postprocessor_ids is not None:
+            chosen = [_pick("post-processor", each, self.postprocessors) for each in postprocessor_ids]
+        combinations = [(e, p, m) for e in self.explainers for p in chosen for m in self.metrics]
+        for explainer, postprocessor, metric in tqdm(combinations, desc="running", unit="score", disable=not progress):
             for part in _parts(
                 [i for i in ids if (explainer, postprocessor, metric, i) not in self._scores], self.batch_size
             ):
@@ -253,9 +266,12 @@ class Experiment:
 
     @property
     def leaderboard(self) -> pd.DataFrame:
-        """Mean scores, one row an explainer and post-processor, one column a metric, best by the first metric first."""
+        """Mean scores, one row an explainer and post-processor, one column a metric, best by the first metric first.
+
+        Where nothing was run before, every explainer is scored with the first post-processor.
+        """
         if not self._scores:
-            self.run()
+            self.run(postprocessor_ids=[0])
         first = self.metrics[0]
         table = self.results.pivot_table(
             index=["explainer", "postprocessor"], columns="metric", values="score", aggfunc="mean", dropna=True
@@ -412,6 +428,10 @@ def _last(batch: Any) -> Any:
 
 def _parts(ids: Sequence[int], size: int) -> list[list[int]]:
     return [list(ids[start : start + size]) for start in range(0, len(ids), size)]
+
+
+def _name(part: Explainer | PostProcessor | Metric) -> str:
+    return _shown(part) if isinstance(part, PostProcessor) else type(part).__name__
 
 
 def _shown(postprocessor: PostProcessor) -> str:

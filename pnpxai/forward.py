@@ -234,9 +234,9 @@ class Request:
                     "enough memory for one input", f"{error}", "Use smaller inputs or another device."
                 ) from error
             raise ModelError(
-                f"a model that runs on inputs of shape {', '.join(str(tuple(each.shape)) for each in inputs)}",
+                f"a model that runs on batches of inputs of shape {', '.join(map(_batch_shape, inputs))}",
                 f"{type(error).__name__} from {type(self.model).__name__}: {error}",
-                "Call the model on the same inputs yourself to see where it fails.",
+                "Call the model on the same inputs yourself to see where it fails; the first dimension is the batch.",
             ) from error
         outputs = output_tensor(returned)
         if len(outputs) != m:
@@ -409,3 +409,7 @@ def n_samples(batch: Any) -> int:
         if isinstance(each, Tensor) and each.ndim:
             return len(each)
     raise InputError("a tensor (n, …), or a tuple, list or dict of tensors", type(batch).__name__, "Pass tensors.")
+
+
+def _batch_shape(inputs: Tensor) -> str:
+    return "(" + ", ".join(["n", *map(str, inputs.shape[1:])]) + ")"

@@ -112,7 +112,7 @@ INPUTS: list[Row] = [
         "too_few_channels",
         lambda m: Gradient(m).attribute(IMAGES[:, :1]),
         ModelError,
-        ("(2, 1, 16, 16)", "RuntimeError"),
+        ("(n, 1, 16, 16)", "RuntimeError"),
     ),
     (
         "attributions_of_wrong_shape",
@@ -195,7 +195,7 @@ BASELINES: list[Row] = [
         "function_of_wrong_shape",
         lambda m: IntegratedGradients(m, baseline_fn=lambda x: x[:, :1]).attribute(IMAGES),
         ParameterError,
-        ("(2, 3, 16, 16)", "(2, 1, 16, 16)"),
+        ("(2, 3, 16, 16)", "(n, 1, 16, 16)"),
     ),
     (
         "function_of_no_tensor",

@@ -109,4 +109,4 @@ if __name__ == "__main__":
     try:
         main()
     finally:
-        del EXPLAINERS["SlidingPatch"]
+        del EXPLAINERS["SlidingPatch"]  # only so that running the tutorial leaves nothing behind

@@ -12,6 +12,9 @@ from pnpxai.postprocess import channel_axis
 from pnpxai.report._colour import Array, as_photograph, overlay, scale_of, stretched
 from pnpxai.report._pictures import bars_png, photograph_png, series_png
 
+COARSE = 96
+"""The longest side in pixels of a picture whose pixels are shown as squares."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -71,6 +74,11 @@ class Canvas:
         if _flat(self.modality):
             return bars_png(self.ground if values is None else values, scale)
         return series_png(self.ground, values, scale)
+
+    @property
+    def coarse(self) -> bool:
+        """Whether this is a picture of few pixels."""
+        return isinstance(self.modality, Image) and max(self.ground.shape[:2]) <= COARSE
 
     def tile(self, title: str, note: str, values: Tensor, score: float | None) -> Tile:
         """A map of the input, with its scale in words."""

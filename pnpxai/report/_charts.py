@@ -36,8 +36,8 @@ class Axis:
 
     @property
     def ticks(self) -> tuple[float, ...]:
-        """Round values inside, one for every 30 units of length at most."""
-        return round_values(self.low, self.high, max(2, min(6, int(self.length / 30))))
+        """Round values inside, one for every 24 units of length at most."""
+        return round_values(self.low, self.high, max(2, min(6, int(self.length / 24))))
 
 
 def axis_over(values: Iterable[float], length: float, *, margin: float = 0.06, least: float = 0.0) -> Axis:

@@ -21,9 +21,10 @@ STRIP = 118.0
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the leaderboard: what `TuneResult.leaderboard` holds, and where the marks of its charts lie."""
+    """One line of the leaderboard: what `TuneResult.leaderboard` holds, which settings to use, where the marks lie."""
 
     numbers: dict[str, Any]
+    use: str
     tuned_at: float
     default_at: float
     gain_at: tuple[float, ...] | None
@@ -74,6 +75,7 @@ def board(result: TuneResult) -> Board:
         rows.append(
             Row(
                 {str(name): value for name, value in row.items()},
+                "tuned" if tuned and entry.recommended is entry.tuned else "default",
                 scores(row["tuned_score"]),
                 scores(row["default_score"]),
                 tuple(map(gains, interval)) if tuned and all(map(math.isfinite, interval)) else None,

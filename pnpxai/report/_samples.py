@@ -21,13 +21,23 @@ SHOWN_CONTROLS = ("random", "edge")
 
 @dataclass(frozen=True)
 class Sample:
-    """Everything shown of one sample: ``used_for`` is tuning or hold-out, ``answer`` what the model said."""
+    """Everything shown of one sample.
+
+    Attributes:
+        name: of the sample.
+        used_for: tuning or hold-out.
+        answer: what the model said.
+        tiles: the pictures.
+        chart: the winner's curves.
+        coarse: so few pixels that they are shown as squares.
+    """
 
     name: str
     used_for: str
     answer: str
     tiles: tuple[Tile, ...]
     chart: Chart
+    coarse: bool
 
 
 def samples(
@@ -54,7 +64,9 @@ def samples(
             canvas.tile(f"{name.capitalize()} map", "control", each[row], scores[name][row])
             for name, each in controls.items()
         ]
-        parts.append(Sample(names[index], used_for(result, index), answers[row], tuple(tiles), drawn[row]))
+        parts.append(
+            Sample(names[index], used_for(result, index), answers[row], tuple(tiles), drawn[row], canvas.coarse)
+        )
     return parts
 
 

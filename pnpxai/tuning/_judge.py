@@ -141,6 +141,11 @@ def caveats(
     elif len(holdout_index) < FEWEST_TO_CONFIRM:
         few = len(holdout_index)
         notes.append(f"{few} hold-out samples cannot confirm a gain at 95 %; it takes at least {FEWEST_TO_CONFIRM}.")
+    untried = sum(each.n_trials <= 1 for each in entries)
+    if untried:
+        notes.append(
+            f"{untried} of {len(entries)} explainers were tried with their default settings only; raise n_trials."
+        )
     if len(tuning_index) < 16:
         notes.append(f"The search saw {len(tuning_index)} samples; more would make the choice of explainer steadier.")
     if targets is None:

@@ -19,6 +19,7 @@ from pnpxai.postprocess import PostProcessor
 from pnpxai.tunable import Role, Tunable
 from pnpxai.tuning._result import Configuration, Entry, TuneResult
 from pnpxai.tuning._statistics import Gain
+from pnpxai.tuning._study import weights_digest
 
 FORMAT = 1
 _MODEL = {"model": "the user's"}
@@ -33,6 +34,7 @@ def save(result: TuneResult, folder: Path) -> Path:
     tensors: dict[str, Tensor] = {}
     kept = {
         "format": FORMAT,
+        "model": weights_digest(result.explainer.model),
         "entries": [
             {
                 "name": each.name,
@@ -79,6 +81,10 @@ def load(folder: Path, model: nn.Module) -> TuneResult:
         ) from error
     if kept.get("format") != FORMAT:
         raise StudyError(f"format {FORMAT} of a saved result", f"{kept.get('format')}", "Tune again and save.")
+    if kept["model"] != weights_digest(model):
+        raise StudyError(
+            "the model that was tuned", "another class or other weights", "Load the weights it was tuned with."
+        )
 
     def rebuilt(value: Any) -> Any:
         return _rebuilt(value, tensors, model)

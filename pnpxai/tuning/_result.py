@@ -74,7 +74,7 @@ class Entry:
         return self.tuned if self.gain is None or self.gain.confirmed else self.default
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TuneResult:
     """The outcome of `pnpxai.tune`.
 
@@ -151,9 +151,10 @@ class TuneResult:
     def leaderboard(self) -> pd.DataFrame:
         """One row an explainer, best tuning score first; failed explainers last, with their reason.
 
-        Columns: ``explainer, recommended`` (tuned or default), ``tuned_score, default_score`` (on the hold-out, or on
-        the tuning samples where there is none), ``gain, gain_low, gain_high`` (paired, 95 % interval), ``n_judged,
-        tuning_score, forwards_per_sample, seconds_per_sample, n_trials, parameters, failure``.
+        Columns: ``explainer, settings`` (recommended for it: tuned or default), ``tuning_score`` (of the tuned, on the
+        tuning samples), ``tuned_score, default_score`` (on the hold-out, or on the tuning samples where there is none),
+        ``gain, gain_low, gain_high`` (paired, 95 % interval), ``n_judged, forwards_per_sample, seconds_per_sample,
+        n_trials, parameters, failure``.
         """
         return leaderboard(self)
 
@@ -180,9 +181,19 @@ class TuneResult:
 
         return load(Path(path), model)
 
+    def explain(self, inputs: Any, targets: Any = None) -> Tensor:
+        """Maps of any inputs as they were judged: by the recommended explainer, then post-processing."""
+        return self.recommended.maps(inputs, targets)
+
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         board = self.leaderboard.drop(columns=["parameters"])
-        lines = [board.to_string(index=False, float_format=lambda x: f"{x:.3f}"), "", self.verdict]
+        shown = board.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="")
+        better = "higher" if type(self.metric).HIGHER_IS_BETTER else "lower"
+        head = f"{type(self.metric).__name__}, {better} is better; best tuning score first"
+        lines = [head, shown, "", self.verdict]
         return "\n".join([*lines, *(f"Note: {each}" for each in self.caveats)])
 
     @property
@@ -191,7 +202,11 @@ class TuneResult:
         entry, gain = self.winner, self.winner.gain
         metric = type(self.metric).__name__
         if entry.tuned is entry.default:
-            return f"Use {entry.name} with its default settings: nothing better was found by {metric}."
+            others = entry.n_trials - 1
+            tried = (
+                f"nothing better was found in {others} other trials" if others > 0 else "no other settings were tried"
+            )
+            return f"Use {entry.name} with its default settings: {tried} ({metric})."
         if not entry.default.tuning_scores:
             return f"Use {entry.name} with {_shown(entry.tuned.params)}; its default settings failed."
         if gain is None:
@@ -212,18 +227,18 @@ def leaderboard(result: TuneResult) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for entry in result.entries:
         n_tuning = max(len(entry.tuned.tuning_scores), 1)
-        gain = entry.gain
+        gain = None if entry.tuned is entry.default else entry.gain
         rows.append(
             {
                 "explainer": entry.name,
-                "recommended": "tuned" if entry.recommended is not entry.default else "default",
+                "settings": "tuned" if entry.recommended is not entry.default else "default",
+                "tuning_score": _mean(entry.tuned.tuning_scores),
                 "tuned_score": _mean(_judged(entry.tuned)),
                 "default_score": _mean(_judged(entry.default)),
                 "gain": gain.mean if gain else math.nan,
                 "gain_low": gain.low if gain else math.nan,
                 "gain_high": gain.high if gain else math.nan,
                 "n_judged": len(_judged(entry.tuned)),
-                "tuning_score": _mean(entry.tuned.tuning_scores),
                 "forwards_per_sample": entry.tuned.n_forwards / n_tuning,
                 "seconds_per_sample": entry.tuned.seconds / n_tuning,
                 "n_trials": entry.n_trials,
@@ -231,7 +246,7 @@ def leaderboard(result: TuneResult) -> pd.DataFrame:
                 "failure": "; ".join(entry.failures),
             }
         )
-    rows += [{"explainer": name, "recommended": "failed", "failure": why} for name, why in result.failed.items()]
+    rows += [{"explainer": name, "settings": "failed", "failure": why} for name, why in result.failed.items()]
     return pd.DataFrame(rows)
 
 

@@ -159,7 +159,7 @@ def tune(
         entries, failed = judge(study, objective, holdout_index, seed, progress)
         controls = control_scores(objective, holdout_index or tuning_index, explained, seed)
     if not entries:
-        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        reasons = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in failed.items())
         raise StudyError("at least one explainer that can be scored", reasons, "See `recommend` for what fits.")
     return TuneResult(
         entries=tuple(entries),

@@ -14,7 +14,7 @@ from torch import nn
 
 import pnpxai
 from pnpxai.metrics import AbPC
-from pnpxai.modality import TextModality, TimeSeriesModality
+from pnpxai.modality import ImageModality, TextModality, TimeSeriesModality
 from pnpxai.report._canvas import Canvas
 from pnpxai.report._charts import Axis, axis_over, round_values
 from pnpxai.report._colour import Scale, colours, overlay, scale_of, stretched
@@ -155,3 +155,9 @@ def test_curves_are_drawn_where_the_scores_are() -> None:
 def test_axes_point_the_right_way() -> None:
     assert Axis(0, 1, 10, start=5)(1) == 15
     assert Axis(0, 1, 10, start=5, downwards=True)(1) == 5
+
+
+def test_few_pixels_are_shown_as_squares() -> None:
+    assert Canvas.build(torch.zeros(3, 16, 96), ImageModality(), None).coarse
+    assert not Canvas.build(torch.zeros(3, 16, 97), ImageModality(), None).coarse
+    assert not Canvas.build(torch.zeros(1, 16), TimeSeriesModality(), None).coarse

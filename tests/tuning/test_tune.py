@@ -255,6 +255,9 @@ def test_result_is_kept_without_a_pickle(tmp_path: Path, monkeypatch: pytest.Mon
     assert loaded.explainer.model is model
     assert torch.equal(loaded.inputs, inputs)
     assert torch.equal(loaded.explainer.attribute(inputs), result.explainer.attribute(inputs))
+    with pytest.raises(StudyError, match="other weights"):
+        pnpxai.TuneResult.load(folder, seeded(nn.Linear(6, 3), seed=1))
+    assert torch.equal(result.explain(inputs), result.recommended.maps(inputs))
     with pytest.raises(StudyError, match="Save"):
         pnpxai.TuneResult.load(tmp_path / "nowhere", model)
 
