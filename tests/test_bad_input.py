@@ -195,7 +195,7 @@ BASELINES: list[Row] = [
         "function_of_wrong_shape",
         lambda m: IntegratedGradients(m, baseline_fn=lambda x: x[:, :1]).attribute(IMAGES),
         ParameterError,
-        ("(2, 3, 16, 16)", "(n, 1, 16, 16)"),
+        ("(2, 3, 16, 16)", "(2, 1, 16, 16)"),
     ),
     (
         "function_of_no_tensor",
