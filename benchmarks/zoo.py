@@ -62,6 +62,8 @@ def torchvision_net(name: str) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean = torch.randn(module.num_features, generator=generator) * 0.1
             module.running_var = torch.rand(module.num_features, generator=generator) + 0.5
+        if isinstance(module, nn.Linear) and not module.weight.any():  # torchvision's ViT: a head of zeros
+            module.weight.data.normal_(0, 0.05, generator=generator)
     return net.eval()
 
 
