@@ -63,6 +63,10 @@ class StudyError(PnPXAIError, RuntimeError):
     """A tuning study cannot be started, continued or read."""
 
 
+class RelevanceWarning(UserWarning):
+    """Relevance is lost somewhere between a model's output and the map."""
+
+
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UnknownNameError:
     """Build the error for a name that stands for nothing, with the valid ones and the nearest.
 

@@ -44,38 +44,38 @@ class Operation:
     attends: bool
 
 
-class Watch(TorchFunctionMode):
-    """Records every torch function called while it is active, with the module that called it.
-
-    Use it as a context manager around the forward pass; hooks on the modules are removed on leaving.
-    """
+class RunningModules:
+    """Tells, during a forward pass, which module of a model is running; modules are known by their names in it."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.operations: list[Operation] = []
-        self.entered: list[str] = []
         self._stack: list[tuple[str, nn.Module]] = [("", model)]
-        self._scores: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._weights: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._names = list(model.named_modules())
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """All modules, each once."""
+        return [module for _, module in self._names]
+
+    @property
+    def innermost(self) -> tuple[str, nn.Module]:
+        """The module that is running, of nested ones the innermost, with its name."""
+        return self._stack[-1]
+
     @contextlib.contextmanager
-    def running(self) -> Iterator[Watch]:
-        """Watch what happens inside the block."""
+    def watched(self) -> Iterator[RunningModules]:
+        """Watch the block; the hooks that do it are removed on leaving."""
         handles = []
         try:
             for name, module in self._names:
-                handles.append(module.register_forward_pre_hook(self._enter(name, module)))
+                handles.append(module.register_forward_pre_hook(self._enter(name, module), prepend=True))
                 handles.append(module.register_forward_hook(self._leave, always_call=True))
-            with self:
-                yield self
+            yield self
         finally:
             for handle in handles:
                 handle.remove()
 
     def _enter(self, name: str, module: nn.Module) -> Any:
         def hook(*_: Any) -> None:
-            self.entered.append(name)
             self._stack.append((name, module))
 
         return hook
@@ -83,12 +83,32 @@ class Watch(TorchFunctionMode):
     def _leave(self, *_: Any) -> None:
         self._stack.pop()
 
+
+class Watch(TorchFunctionMode):
+    """Records every torch function called while it is active, with the module that called it.
+
+    Use it by `running` around the forward pass.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.operations: list[Operation] = []
+        self._running = RunningModules(model)
+        self._scores: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._weights: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Watch]:
+        """Watch what happens inside the block."""
+        with self._running.watched(), self:
+            yield self
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Record the call, then make it."""
         result = func(*args, **(kwargs or {}))
         name = plain_name(getattr(func, "__name__", ""))
         tensors = [each for each in _flat((*args, *(kwargs or {}).values())) if isinstance(each, Tensor)]
-        path, module = self._stack[-1]
+        path, module = self._running.innermost
         has_parameter = any(isinstance(each, nn.Parameter) for each in tensors)
         self.operations.append(Operation(name, path, module, has_parameter, self._attends(name, tensors, result)))
         return result

@@ -25,6 +25,7 @@ ORDER: list[set[str]] = [
     {"watch"},
     {"modules"},
     {"baselines", "feature_masks", "postprocess"},
+    {"relevance"},
     {"explainers"},
     {"metrics"},
     {"modality"},

@@ -83,7 +83,7 @@ class Explainer(Tunable, ABC):
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, targets)
             maps = self.explain_request(request)
-            return _like_inputs(maps, inputs, request)
+            return like_inputs(maps, inputs, request)
 
     def explain_request(self, request: Request) -> Tensor | tuple[Tensor, ...]:
         """The method itself: one map for each of ``request.inputs``."""
@@ -102,6 +102,7 @@ class Explainer(Tunable, ABC):
             self.forward_arg_extractor,
             self.additional_forward_arg_extractor,
             self.chunk_size(),
+            self.allows_integers(),
         )
         for each in request.inputs:
             if self.INPUT_NDIMS and each.ndim not in self.INPUT_NDIMS:
@@ -113,12 +114,16 @@ class Explainer(Tunable, ABC):
                 )
         return request
 
+    def allows_integers(self) -> bool:
+        """Whether inputs may be whole numbers, such as token ids."""
+        return False
+
     def chunk_size(self) -> int | None:
         """Samples that go through the model at once; None for as many as fit."""
         return None
 
 
-def _like_inputs(maps: Tensor | Sequence[Tensor], inputs: Any, request: Request) -> Any:
+def like_inputs(maps: Tensor | Sequence[Tensor], inputs: Any, request: Request) -> Any:
     """Check the maps against the inputs and give them the device, dtype and structure of what came in."""
     several = tuple(maps) if isinstance(maps, tuple | list) else (maps,)
     if len(several) != len(request.inputs) or not all(isinstance(each, Tensor) for each in several):

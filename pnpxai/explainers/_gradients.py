@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pnpxai.errors import ModelError, UnsupportedModelError
+from pnpxai.errors import ModelError, PnPXAIError, UnsupportedModelError
 from pnpxai.forward import Request, default_chunk_size, out_of_memory
 
 
@@ -50,7 +50,7 @@ def backward_errors(request: Request) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if out_of_memory(error):
+        if out_of_memory(error) or isinstance(error, PnPXAIError):
             raise
         raise ModelError(
             "a model that torch can go backward through",

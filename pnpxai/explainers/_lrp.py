@@ -1,61 +1,42 @@
-"""What all explainers by layer-wise relevance propagation share: from a composite of rules to maps."""
+"""What all explainers by layer-wise relevance propagation share: from rules to maps and to the ledger."""
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from pnpxai.errors import ModelError, ParameterError
-from pnpxai.explainers._base import Explainer
-from pnpxai.explainers._gradients import backward_errors, differentiable, in_chunks
-from pnpxai.explainers._layers import LayerOutput, layer_name
-from pnpxai.explainers._lrp_check import GraphWatch, check_rules
-from pnpxai.forward import Extractor, Request, Targets, model_reference
+from pnpxai.explainers._base import Explainer, like_inputs
+from pnpxai.explainers._gradients import in_chunks
+from pnpxai.explainers._layers import layer_name
+from pnpxai.explainers._relevance import Books, relevance_of_chunk
+from pnpxai.forward import Extractor, Request, Targets, check_targets, model_reference
 from pnpxai.guard import guard
-from pnpxai.limits import Limit, OrNone, WholeWithin, Within
-from pnpxai.modules import GRU, LSTM, RNN, Attention, Embedding
-from pnpxai.outputs import TargetFunction, select
+from pnpxai.limits import Limit, OneOf, OrNone, WholeWithin, Within
+from pnpxai.outputs import TargetFunction, predicted
+from pnpxai.relevance import AttentionRule, Ledger, Settings, Stabilizer
 
 if TYPE_CHECKING:
     from zennit.canonizers import Canonizer
     from zennit.core import Composite
 
 
-def start_relevance(outputs: Tensor, targets: Tensor | TargetFunction, request: Request) -> Tensor:
-    """What relevance starts from: ``outputs ⊙ ∂score/∂outputs``, the score itself at the output of a class.
-
-    Args:
-        outputs: ``(n, k)`` or ``(n,)``.
-        targets: class indices ``(n,)`` or a function of the outputs.
-        request: named in errors.
-
-    Example:
-        >>> start_relevance(torch.tensor([[3.0, -2.0]]), torch.tensor([1]), None).tolist()
-        [[0.0, -2.0]]
-    """
-    with torch.enable_grad():
-        leaf = outputs.detach().requires_grad_()
-        scores = differentiable(select(leaf, targets), request)
-        (slope,) = torch.autograd.grad(scores.sum(), (leaf,))
-    return outputs.detach() * slope
-
-
 class LRPBase(Explainer):
     """Base of the explainers by layer-wise relevance propagation (Bach et al., 2015); a subclass gives the rules.
 
     Relevance starts as the target's output (for a target function, the outputs times the score's gradient) and is
-    handed down layer by layer, in proportion to what each input contributed. A ReLU and its kin pass it on, average
-    pooling shares it in proportion to the pooled values, max-pooling gives it to the winner. Signed, of the inputs'
-    shape, in units of the model's output. Before anything is explained one forward pass on the first input is watched:
-    a model with an operation that has no correct rule here (a residual sum, batch norm, attention …) is refused.
+    handed down operation by operation, in proportion to what each input contributed. Layers with weights go by the
+    composite, everything else by the list in `pnpxai.relevance.operations`: sums are shared in proportion, activations
+    pass relevance on, gates and norms' deviations are held constant, batch norm is merged into the layer before it.
+    Signed, of the inputs' shape, in units of the model's output. An operation without a rule is refused when relevance
+    reaches it.
 
     Args:
         model: as for `Explainer`.
@@ -63,17 +44,27 @@ class LRPBase(Explainer):
         additional_forward_arg_extractor: as for `Explainer`.
         epsilon: of the ε-rule: absorbs relevance where ``|z|`` is small; larger gives sparser maps that sum to less.
         stabilizer: added in the same way to the denominators of all other rules.
-        zennit_canonizers: `zennit.canonizers.Canonizer` objects; applied to a copy of the model, which is explained.
-        layer: a module of the model or its name, to get the relevance of its output, in that output's shape.
+        zennit_canonizers: `zennit.canonizers.Canonizer` objects, which are never needed; applied to a copy of the
+            model, which is explained in its place.
+        layer: a module of the model or its name, to get the relevance of its output, in that output's shape. Inputs
+            may then be whole numbers, such as token ids above an embedding.
         n_classes: how many outputs the model must have; None for any number.
+        attention: ``"constant"`` holds the weights of attention constant (CP-LRP, Ali et al., 2022,
+            arXiv 2202.07304); ``"attnlrp"`` expands the softmax to first order and shares products of matrices
+            equally (Achtibat et al., 2024, arXiv 2402.05602).
+        relative_epsilon: multiply ``epsilon`` and ``stabilizer`` with the scale of the activation they are added to
+            (see `pnpxai.relevance.Stabilizer`), so that one value means the same in every layer.
     """
 
-    EXCLUDED_MODULES = (Attention, RNN, LSTM, GRU, Embedding)
-    TUNABLES = {"epsilon": FloatDistribution(1e-6, 1.0, log=True)}
+    TUNABLES = {
+        "epsilon": FloatDistribution(1e-6, 1.0, log=True),
+        "attention": CategoricalDistribution(("constant", "attnlrp")),
+    }
     LIMITS: ClassVar[Mapping[str, Limit]] = {
         "epsilon": Within(0.0, low_open=True),
         "stabilizer": Within(0.0, low_open=True),
         "n_classes": OrNone(WholeWithin(1)),
+        "attention": OneOf(("constant", "attnlrp")),
     }
 
     def __init__(
@@ -86,6 +77,8 @@ class LRPBase(Explainer):
         zennit_canonizers: Sequence[Canonizer] | None = None,
         layer: str | nn.Module | None = None,
         n_classes: int | None = None,
+        attention: AttentionRule = "constant",
+        relative_epsilon: bool = False,
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
         self.epsilon = epsilon
@@ -93,60 +86,111 @@ class LRPBase(Explainer):
         self.zennit_canonizers = zennit_canonizers
         self.layer = layer
         self.n_classes = n_classes
+        self.attention = attention
+        self.relative_epsilon = relative_epsilon
 
     @property
     @abstractmethod
     def zennit_composite(self) -> Composite:
-        """The rules, built from the current parameters at each access; the canonizers are not part of it."""
+        """The rules of layers with weights, built from the current parameters at each access."""
+
+    def stabilized_by(self, epsilon: float) -> Stabilizer:
+        """What keeps denominators from zero, absolute or relative."""
+        return Stabilizer(epsilon, self.relative_epsilon)
 
     def attribute(self, inputs: Any, targets: Targets = None) -> Any:
         """Explain a batch, as `Explainer.attribute` does; with ``layer``, in the shape of that layer's output.
 
         Raises:
-            UnsupportedOperationError: the model has an operation without a correct rule; says which and where.
+            UnsupportedOperationError: relevance reaches an operation without a rule; says which and where.
             PnPXAIError: bad inputs, targets or model; see `pnpxai.errors`.
+
+        Warns:
+            RelevanceWarning: more than `UNEXPLAINED` of the outputs' relevance is neither in the map nor absorbed by
+                biases, stabilizers and constants.
         """
         if self.layer is None:
             return super().attribute(inputs, targets)
         model_reference(self.model)
         with guard(self.model), torch.inference_mode(False):
-            return self.explain_request(self.request(inputs, targets)).detach()
+            return self.explain_request(self.request(inputs, targets))
 
-    def explain_request(self, request: Request) -> Tensor:
-        """Relevance of the input, or of the output of ``layer``, for each sample."""
-        inputs = request.input
-        if self.n_classes is not None:
-            self._check_outputs(request)
+    def attribute_each(self, inputs: Any, targets: Sequence[Targets]) -> list[Any]:
+        """Explain a batch for several targets with one forward pass.
+
+        Args:
+            inputs: as for `attribute`.
+            targets: a list of what `attribute` takes as targets.
+
+        Returns:
+            What `attribute` returns, for each of the targets.
+        """
+        model_reference(self.model)
+        with guard(self.model), torch.inference_mode(False):
+            request = self.request(inputs)
+            found = [check_targets(each, len(request), request.inputs[0].device) for each in targets]
+            maps = self._explained(request, [predicted(request.outputs) if each is None else each for each in found])
+            several = (each[0] if len(each) == 1 else each for each in maps)
+            return [each if self.layer is not None else like_inputs(each, inputs, request) for each in several]
+
+    def ledger(self, inputs: Any, targets: Targets = None) -> Ledger:
+        """Where relevance goes: in, out and absorbed, for each operation in the order in which the model runs them.
+
+        Args:
+            inputs: as for `attribute`; the numbers are sums over the batch, so pass one sample for one explanation.
+            targets: as for `attribute`.
+
+        Returns:
+            Prints as a table; see `pnpxai.relevance.Ledger`.
+        """
+        model_reference(self.model)
+        with guard(self.model), torch.inference_mode(False):
+            request = self.request(inputs, targets)
+            books = Books(measured=True)
+            self._explained(request, [request.targets], books)
+            return books.ledger()
+
+    def allows_integers(self) -> bool:
+        """Whole numbers are let through where relevance ends at a layer."""
+        return self.layer is not None
+
+    def explain_request(self, request: Request) -> Tensor | tuple[Tensor, ...]:
+        """Relevance of the inputs, or of the output of ``layer``, for each sample."""
+        (found,) = self._explained(request, [request.targets])
+        return found[0] if len(found) == 1 else found
+
+    def settings(self) -> Settings:
+        """The rules, from the current parameters."""
+        return Settings(self.zennit_composite, self.stabilized_by(self.stabilizer), self.attention)
+
+    def _explained(
+        self, request: Request, targets: Sequence[Tensor | TargetFunction], books: Books | None = None
+    ) -> list[tuple[Tensor, ...]]:
+        """For each target, the relevance of each input, or of the layer."""
+        self._check_outputs(request)
         name = None if self.layer is None else layer_name(self.model, self.layer)
-        canonized = self._canonized(request) if self.zennit_canonizers else request
-        self.check_model(canonized)
-        maps: list[Tensor] = []
+        if self.zennit_canonizers:
+            request = self._canonized(request)
+        settings = self.settings()
+        kept = Books() if books is None else books
+        pieces: list[list[tuple[Tensor, ...]]] = [[] for _ in targets]
 
         def run(start: int, stop: int) -> None:
-            index = torch.arange(start, stop, device=inputs.device)
-            leaf = inputs[start:stop].detach().requires_grad_()
-            with ExitStack() as stack:
-                stack.enter_context(torch.enable_grad())
-                stack.enter_context(self.zennit_composite.context(canonized.model))
-                layer = stack.enter_context(LayerOutput(name).recorded(canonized.model)) if name else None
-                outputs = canonized.call((leaf.clone(),), index)
-                relevance = start_relevance(outputs, request.targets_for(index), request)
-                reached = leaf if layer is None else layer.tensor
-                with backward_errors(request):
-                    maps.append(torch.autograd.grad(outputs, (reached,), grad_outputs=relevance)[0])
+            index = torch.arange(start, stop, device=request.inputs[0].device)
+            own = [each[index] if isinstance(each, Tensor) else each for each in targets]
+            found = relevance_of_chunk(request, settings, index, own, name, kept)
+            for piece, each in zip(pieces, found, strict=True):
+                piece.append(each)
 
+        request.model.requires_grad_(False)
         in_chunks(request, len(request), run)
-        return torch.cat(maps)
-
-    def check_model(self, request: Request) -> GraphWatch:
-        """Refuse a model in which some operation has no correct rule.
-
-        Raises:
-            UnsupportedOperationError: says which operation, where, and what to do.
-        """
-        return check_rules(request)
+        if name is None:
+            kept.warn(type(self).__name__)
+        return [tuple(torch.cat(each) for each in zip(*piece, strict=True)) for piece in pieces]
 
     def _check_outputs(self, request: Request) -> None:
+        if self.n_classes is None:
+            return
         k = request.outputs.shape[-1] if request.outputs.ndim > 1 else 1
         if self.n_classes != k:
             raise ParameterError(
@@ -170,7 +214,7 @@ class LRPBase(Explainer):
             raise ModelError(
                 f"canonizers that can be applied to {type(request.model).__name__}",
                 f"{type(error).__name__} from one of them: {error}",
-                "These zennit_canonizers do not fit this model; choose others or none.",
+                "These zennit_canonizers do not fit this model; leave them out, they are not needed.",
             ) from error
         changed = replace(request, model=twin)
         scale = float(request.outputs.abs().max())
@@ -178,6 +222,6 @@ class LRPBase(Explainer):
             raise ModelError(
                 "canonizers that leave the model's outputs as they are",
                 f"outputs that differ by {float((changed.outputs - request.outputs).abs().max()):.3g}",
-                "These zennit_canonizers do not fit this model; choose others or none.",
+                "These zennit_canonizers do not fit this model; leave them out, they are not needed.",
             )
         return changed

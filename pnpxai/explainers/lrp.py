@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation by zennit's composites, for models in which every operation has a correct rule."""
+"""Layer-wise relevance propagation: four ways to choose the rules of layers with weights."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor, nn
 
-from pnpxai.errors import ParameterError, UnsupportedOperationError
+from pnpxai.errors import ParameterError
 from pnpxai.explainers._lrp import LRPBase
-from pnpxai.explainers._lrp_check import GraphWatch, first_weighted
-from pnpxai.forward import Extractor, Request
+from pnpxai.forward import Extractor
 from pnpxai.limits import Within
 from pnpxai.modules import Convolution, Linear
+from pnpxai.relevance import AttentionRule
 
 if TYPE_CHECKING:
     from zennit.canonizers import Canonizer
@@ -49,6 +49,8 @@ class LRPUniformEpsilon(LRPBase):
         zennit_canonizers: Sequence[Canonizer] | None = None,
         layer: str | nn.Module | None = None,
         n_classes: int | None = None,
+        attention: AttentionRule = "constant",
+        relative_epsilon: bool = False,
     ) -> None:
         super().__init__(
             model,
@@ -59,6 +61,8 @@ class LRPUniformEpsilon(LRPBase):
             zennit_canonizers,
             layer,
             n_classes,
+            attention,
+            relative_epsilon,
         )
 
     @property
@@ -68,7 +72,7 @@ class LRPUniformEpsilon(LRPBase):
         from zennit.rules import Epsilon
         from zennit.types import Linear as AnyLinear
 
-        return LayerMapComposite([*layer_map_base(self.stabilizer), (AnyLinear, Epsilon(self.epsilon))])
+        return LayerMapComposite([*layer_map_base(), (AnyLinear, Epsilon(self.stabilized_by(self.epsilon)))])
 
 
 class LRPEpsilonPlus(LRPBase):
@@ -93,7 +97,7 @@ class LRPEpsilonPlus(LRPBase):
         """z⁺ and ε."""
         from zennit.composites import EpsilonPlus
 
-        return EpsilonPlus(epsilon=self.epsilon, stabilizer=self.stabilizer)
+        return EpsilonPlus(self.stabilized_by(self.epsilon), self.stabilized_by(self.stabilizer))
 
 
 class LRPEpsilonAlpha2Beta1(LRPBase):
@@ -118,11 +122,11 @@ class LRPEpsilonAlpha2Beta1(LRPBase):
         """αβ and ε."""
         from zennit.composites import EpsilonAlpha2Beta1
 
-        return EpsilonAlpha2Beta1(epsilon=self.epsilon, stabilizer=self.stabilizer)
+        return EpsilonAlpha2Beta1(self.stabilized_by(self.epsilon), self.stabilized_by(self.stabilizer))
 
 
 class LRPEpsilonGammaBox(LRPBase):
-    """zB on the first convolution, γ on the others, ε on linear layers (zennit's ``EpsilonGammaBox``).
+    """zB on the first convolution that runs, γ on the others, ε on linear layers (zennit's ``EpsilonGammaBox``).
 
     Montavon et al., 2019 (doi 10.1007/978-3-030-28954-6_10), table 10.1. In a model without convolutions only ε acts.
 
@@ -130,6 +134,7 @@ class LRPEpsilonGammaBox(LRPBase):
         low: the lowest value an input element can have, a number or one a channel ``(1, c, 1, 1)``.
         high: the highest. The zB-rule keeps signs only for inputs between the two.
         gamma: of the γ-rule; larger favours positive contributions more.
+        gamma_on_linear: the γ-rule on linear layers too, as is usual in vision transformers.
 
     Example:
         >>> model = nn.Sequential(nn.Conv1d(1, 1, 2, bias=False), nn.Flatten())
@@ -139,8 +144,12 @@ class LRPEpsilonGammaBox(LRPBase):
         [2.0, 0.0]
     """
 
-    SUPPORTED_MODULES = (Convolution,)
-    TUNABLES = {**LRPBase.TUNABLES, "gamma": FloatDistribution(1e-6, 1.0, log=True)}
+    SUPPORTED_MODULES = (Linear, Convolution)
+    TUNABLES = {
+        **LRPBase.TUNABLES,
+        "gamma": FloatDistribution(1e-6, 1.0, log=True),
+        "gamma_on_linear": CategoricalDistribution((False, True)),
+    }
     LIMITS = {**LRPBase.LIMITS, "gamma": Within(0.0)}
 
     def __init__(
@@ -156,6 +165,9 @@ class LRPEpsilonGammaBox(LRPBase):
         zennit_canonizers: Sequence[Canonizer] | None = None,
         layer: str | nn.Module | None = None,
         n_classes: int | None = None,
+        attention: AttentionRule = "constant",
+        relative_epsilon: bool = False,
+        gamma_on_linear: bool = False,
     ) -> None:
         super().__init__(
             model,
@@ -166,10 +178,13 @@ class LRPEpsilonGammaBox(LRPBase):
             zennit_canonizers,
             layer,
             n_classes,
+            attention,
+            relative_epsilon,
         )
         self.low = low
         self.high = high
         self.gamma = gamma
+        self.gamma_on_linear = gamma_on_linear
 
     @property
     def zennit_composite(self) -> Composite:
@@ -178,24 +193,20 @@ class LRPEpsilonGammaBox(LRPBase):
         Raises:
             ParameterError: ``low`` is above ``high``.
         """
-        from zennit.composites import EpsilonGammaBox
+        from zennit.composites import SpecialFirstLayerMapComposite, layer_map_base
+        from zennit.rules import Epsilon, ZBox
+        from zennit.types import Convolution as AnyConvolution
+        from zennit.types import Linear as AnyLinear
+
+        from pnpxai.relevance.zennit_rules import Gamma
 
         low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
         if (low > high).any():
             raise ParameterError("low to be at most high", f"low={self.low}, high={self.high}", "Swap the two.")
-        return EpsilonGammaBox(low=low, high=high, epsilon=self.epsilon, gamma=self.gamma, stabilizer=self.stabilizer)
-
-    def check_model(self, request: Request) -> GraphWatch:
-        """Refuse also a model whose first convolution, by definition, is not the first layer that runs."""
-        watched = super().check_model(request)
-        first = first_weighted(request.model, watched)
-        convolutions = [
-            name for name, each in request.model.named_modules() if isinstance(each, nn.modules.conv._ConvNd)
-        ]
-        if convolutions and convolutions[0] != first:
-            raise UnsupportedOperationError(
-                "the first convolution that the model defines to be the first layer that runs, as it gets the zB-rule",
-                f"{convolutions[0]} defined first, {first} run first",
-                "Use LRPEpsilonPlus, or define the layers in the order in which they run.",
-            )
-        return watched
+        stabilizer = self.stabilized_by(self.stabilizer)
+        gamma = Gamma(self.gamma, stabilizer)
+        linear = gamma if self.gamma_on_linear else Epsilon(self.stabilized_by(self.epsilon))
+        return SpecialFirstLayerMapComposite(
+            [*layer_map_base(), (AnyConvolution, gamma), (AnyLinear, linear)],
+            [(AnyConvolution, ZBox(low, high, stabilizer))],
+        )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pnpxai.baselines import Baseline
 from pnpxai.errors import ModelError, ParameterError, unknown_name
-from pnpxai.explainers._base import ANY_MODULE, Explainer, _like_inputs
+from pnpxai.explainers._base import ANY_MODULE, Explainer, like_inputs
 from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskSums, as_maps, mask_sums
 from pnpxai.forward import Extractor, Request, model_reference
 from pnpxai.guard import guard
@@ -132,7 +132,7 @@ class RELAX(Explainer):
             request = self.request(inputs)
             importance, uncertainty = relax_maps(*self._sums(request, powers=2))
             maps = importance, uncertainty, filter_uncertain(importance, uncertainty)
-            return RelaxExplanation(*(_like_inputs(as_maps(each, request.input), inputs, request) for each in maps))
+            return RelaxExplanation(*(like_inputs(as_maps(each, request.input), inputs, request) for each in maps))
 
     def explain_request(self, request: Request) -> Tensor:
         """The importance."""

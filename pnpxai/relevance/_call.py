@@ -1,0 +1,211 @@
+"""One call of a torch function in a forward pass, and what its relevance needs to know."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pnpxai.watch import plain_name
+
+AttentionRule = Literal["constant", "attnlrp"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a torch function.
+
+    Attributes:
+        function: what was called.
+        args: its arguments; those in `tensors` depend on what is explained.
+        kwargs: likewise.
+        name: of the operation, as the table in `pnpxai.relevance.operations` lists it.
+        path: the innermost module that was running, ``""`` for the model itself.
+        module: that module.
+        target: the argument that the call changes in place, if it does.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    name: str
+    path: str
+    module: nn.Module
+    target: Tensor | None = None
+
+    @property
+    def place(self) -> str:
+        """The module it was called from, for people."""
+        return f"{self.path or 'the model itself'} ({type(self.module).__name__})"
+
+    def stripped(self) -> Call:
+        """The call without its arguments, which would keep memory."""
+        return replace(self, args=(), kwargs={}, target=None)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The arguments that depend on what is explained, in order, with repetitions."""
+        return [each for each in flat((self.args, self.kwargs)) if depends(each)]
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by its position or its name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def run(self) -> Any:
+        """Make the call."""
+        return self.function(*self.args, **self.kwargs)
+
+    def swapped(self, swap: Callable[[Tensor], Tensor]) -> Call:
+        """The same call with the tensors it depends on replaced."""
+
+        def change(value: Any) -> Any:
+            return swap(value) if depends(value) else value
+
+        return replace(self, args=_mapped(self.args, change), kwargs=_mapped(dict(self.kwargs), change))
+
+    def out_of_place(self) -> Call:
+        """The same call without its change of the first argument."""
+        if self.target is None:
+            return self
+        if "inplace" in parameters(self.function):
+            place = parameters(self.function).index("inplace")
+            args = tuple(False if i == place else each for i, each in enumerate(self.args))
+            kwargs = {key: each for key, each in self.kwargs.items() if key != "inplace"}
+            return replace(self, args=args, kwargs=kwargs, target=None)
+        function = getattr(torch.Tensor, self.name, None) or getattr(torch, self.name)
+        return replace(self, function=function, target=None)
+
+
+@dataclass
+class Account:
+    """Where the relevance that arrived at one operation went; sums over the batch.
+
+    Attributes:
+        operation: its plain name.
+        place: the module it was called from.
+        relevance_in: arrived from above.
+        relevance_out: handed down to what was computed from the inputs.
+        bias: absorbed by biases.
+        epsilon: absorbed by stabilizers (negative where a rule creates relevance).
+        constants: absorbed by tensors that do not depend on the inputs.
+        magnitude: Σ|R| of what arrived.
+    """
+
+    operation: str
+    place: str
+    relevance_in: float = 0.0
+    relevance_out: float = 0.0
+    bias: float = 0.0
+    epsilon: float = 0.0
+    constants: float = 0.0
+    magnitude: float = 0.0
+
+    @property
+    def absorbed(self) -> float:
+        """Absorbed by anything."""
+        return self.bias + self.epsilon + self.constants
+
+    def count(self, **amounts: Tensor) -> None:
+        """Add the sums of tensors to fields of these names."""
+        for name, amount in amounts.items():
+            total = amount.sum() if amount.dtype in (torch.float32, torch.float64) else amount.float().sum()
+            setattr(self, name, getattr(self, name) + float(total))
+
+
+@dataclass
+class Kept:
+    """A value needed on the way back; replaced by a copy when the model is about to change its memory."""
+
+    tensor: Tensor
+
+
+@dataclass
+class Keeper:
+    """Keeps values for the way back without copying them, unless they are changed in place."""
+
+    _by_memory: dict[int, list[weakref.ref[Kept]]] = field(default_factory=dict)
+
+    def keep(self, tensor: Tensor) -> Kept:
+        """Keep a tensor as it is now."""
+        kept = Kept(tensor.detach())
+        self._by_memory.setdefault(tensor.untyped_storage().data_ptr(), []).append(weakref.ref(kept))
+        return kept
+
+    def before_change(self, tensor: Tensor) -> None:
+        """Copy what is kept in the memory of a tensor that is about to be changed."""
+        for reference in self._by_memory.pop(tensor.untyped_storage().data_ptr(), []):
+            kept = reference()
+            if kept is not None:
+                kept.tensor = kept.tensor.clone()
+
+
+def depends(value: Any) -> bool:
+    """Whether a value is a tensor computed from what is explained."""
+    return isinstance(value, Tensor) and value.requires_grad and not isinstance(value, nn.Parameter)
+
+
+def flat(value: Any) -> Iterator[Any]:
+    """Everything in nested tuples, lists and mappings."""
+    if isinstance(value, tuple | list):
+        for each in value:
+            yield from flat(each)
+    elif isinstance(value, Mapping):
+        yield from flat(tuple(value.values()))
+    else:
+        yield value
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(_mapped(each, change) for each in value)
+    if isinstance(value, dict):
+        return {key: _mapped(each, change) for key, each in value.items()}
+    return change(value)
+
+
+@cache
+def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a Python function's parameters; none for functions of torch's own language."""
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+def operation_name(function: Any) -> str:
+    """The name under which a torch function is listed.
+
+    Example:
+        >>> operation_name(torch.Tensor.add_), operation_name(torch.Tensor.T.__get__), operation_name(torch.relu)
+        ('add', 'T', 'relu')
+    """
+    name = getattr(function, "__name__", "")
+    if name == "__get__":
+        return str(getattr(function.__self__, "__name__", name))
+    return plain_name(name)
+
+
+def changed_in_place(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The argument that a call changes in place, if it does."""
+    return args[0] if args and isinstance(args[0], Tensor) and _in_place(function, args, kwargs) else None
+
+
+def _in_place(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    name = getattr(function, "__name__", "")
+    if name.startswith("__"):
+        return name in ("__setitem__", "__set__") or (
+            name[2] == "i" and name not in ("__invert__", "__index__", "__int__")
+        )
+    if name.endswith("_"):
+        return True
+    names = parameters(function)
+    if "inplace" not in names:
+        return False
+    place = names.index("inplace")
+    return bool(kwargs.get("inplace", args[place] if len(args) > place else False))

@@ -1,0 +1,220 @@
+"""One forward pass in which every operation is given its relevance rule."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from pnpxai.errors import UnsupportedOperationError
+from pnpxai.relevance._call import (
+    Account,
+    AttentionRule,
+    Call,
+    Keeper,
+    changed_in_place,
+    depends,
+    flat,
+    operation_name,
+)
+from pnpxai.relevance._rule import Refused, Rule, Step
+from pnpxai.relevance._stabilizer import Stabilizer
+from pnpxai.relevance._weighted import WeightedStep
+from pnpxai.relevance.operations import MODULES, OPERATIONS
+from pnpxai.watch import RunningModules
+
+if TYPE_CHECKING:
+    from zennit.core import Composite
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the rules are to be.
+
+    Attributes:
+        composite: gives the rule of each linear map with weights, as `zennit` does for modules.
+        stabilizer: of the denominators of all other operations.
+        attention: softmax held constant, or expanded to first order (AttnLRP, arXiv 2402.05602).
+    """
+
+    composite: Composite
+    stabilizer: Stabilizer
+    attention: AttentionRule = "constant"
+
+
+@dataclass(frozen=True)
+class Trail:
+    """What is known of a tensor that depends on the inputs.
+
+    Attributes:
+        gate: how surely it only scales what it is multiplied with, as of `Rule`.
+        step: the call that made it, if by a rule of its own.
+    """
+
+    gate: int = 0
+    step: Step | None = None
+
+
+class Propagation(TorchFunctionMode):
+    """Runs a model forward so that autograd, going backward, carries relevance.
+
+    Every torch function that the model calls on tensors computed from the inputs is looked up, by its name, in the
+    table of rules. Nothing in the model is replaced; forward hooks tell which module is running.
+
+    Args:
+        model: the user's model, inside `pnpxai.guard.guard` and without parameters that require gradients.
+        settings: the rules' parameters.
+        measured: keep an account for each operation of all that comes in and goes out.
+        again: whether more than one backward pass is to be made.
+
+    Attributes:
+        accounts: of the operations, in order.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings, *, measured: bool = False, again: bool = False) -> None:
+        super().__init__()
+        self.settings, self.measured, self.again = settings, measured, again
+        self.keeper = Keeper()
+        self.accounts: list[Account] = []
+        self.composite_context: dict[str, Any] = {}
+        self._running = RunningModules(model)
+        self._trails: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._in_one_operation = 0
+
+    @contextlib.contextmanager
+    def running(self, *starts: Tensor) -> Iterator[Propagation]:
+        """Trace what happens inside the block; relevance ends at ``starts``."""
+        for each in starts:
+            self.know(each)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._running.watched())
+            for module in self._running.modules:
+                rule = next((MODULES[each] for each in type(module).__mro__ if each in MODULES), None)
+                if rule is not None:
+                    stack.enter_context(self._as_one_operation(module, rule))
+            stack.enter_context(self)
+            yield self
+
+    @contextlib.contextmanager
+    def inside(self, call: Call) -> Iterator[None]:
+        """Trace the operations that a call is made of."""
+        with self:
+            yield
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Make the call by its rule."""
+        kwargs = kwargs or {}
+        tensors = [each for each in flat((args, kwargs)) if depends(each)]
+        if not tensors or self._in_one_operation:
+            return func(*args, **kwargs)
+        name = operation_name(func)
+        rule = OPERATIONS.get(name)
+        if rule is None and getattr(func, "__name__", "") == "__get__":
+            return func(*args, **kwargs)
+        path, module = self._running.innermost
+        call = Call(func, tuple(args), kwargs, name, path, module, changed_in_place(func, args, kwargs))
+        for each in tensors:
+            self.check(each, f"before {call.name} in {call.place}")
+        makers = [self._trails[each].step for each in tensors]
+        with torch.inference_mode(False):
+            result = (rule or Refused()).trace(call, self)
+        if name != "clone" and any(depends(each) for each in flat(result)):
+            for maker, each in zip(makers, tensors, strict=True):
+                if isinstance(maker, WeightedStep):
+                    maker.used(each)
+        return result
+
+    def check(self, tensor: Tensor, where: str) -> None:
+        """Refuse a tensor that was not made by an operation with a rule.
+
+        Raises:
+            UnsupportedOperationError: its gradient would be taken for relevance.
+        """
+        made = tensor.grad_fn
+        own = isinstance(made, torch.autograd.function.BackwardCFunction) and made.name() not in (
+            "_NodeBackward",
+            "_BarrierBackward",
+        )
+        if tensor not in self._trails or own:
+            raise UnsupportedOperationError(
+                "a model in which every operation on the inputs is a call of a torch function",
+                f"{made.name() if made is not None else 'a tensor'}, made out of sight, {where}",
+                "Register a rule for the module that makes it with pnpxai.relevance.register_rule, or use a method "
+                "without rules, such as IntegratedGradients, GradCam or RISE.",
+            )
+
+    def trail(self, tensor: Tensor) -> Trail:
+        """What is known of a tensor."""
+        found: Trail = self._trails[tensor] if tensor in self._trails else Trail()
+        return found
+
+    def know(self, tensor: Tensor, gate: int = 0, step: Step | None = None) -> Tensor:
+        """Remember how a tensor was made."""
+        self._trails[tensor] = Trail(gate, step)
+        return tensor
+
+    def written(self, target: Tensor | None, result: Any) -> Any:
+        """The result, written into the tensor that the call was to change, if there is one."""
+        if target is None:
+            return result
+        self.keeper.before_change(target)
+        with torch.enable_grad():
+            target.copy_(result)
+        return self.know(target, self.trail(result).gate) if depends(target) else target
+
+    def open_account(self, call: Call) -> Account:
+        """A new account for a call."""
+        self.accounts.append(Account(call.name, call.place))
+        return self.accounts[-1]
+
+    def tapped(self, tensors: Sequence[Tensor], account: Account) -> list[Tensor]:
+        """The tensors, under names of their own if what goes down to each from this call is to be measured."""
+        if not self.measured:
+            return list(tensors)
+        with torch.enable_grad():
+            taps = [each.view_as(each) for each in tensors]
+        for each in taps:
+            each.register_hook(lambda relevance: account.count(relevance_out=relevance))  # type: ignore[no-untyped-call]
+        return taps
+
+    def received(self, account: Account, relevance: Tensor) -> None:
+        """Count what arrived at an operation."""
+        if self.measured:
+            account.count(relevance_in=relevance, magnitude=relevance.abs())
+
+    @contextlib.contextmanager
+    def _as_one_operation(self, module: nn.Module, rule: Rule) -> Iterator[None]:
+        """Let a module be one operation: what it calls is not traced, its output is made by the rule."""
+
+        def enter(*_: Any) -> None:
+            self._in_one_operation += 1
+
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            self._in_one_operation -= 1
+            if output is None or self._in_one_operation:
+                return output
+            path, _ = self._running.innermost
+            call = Call(module.forward, args, kwargs, type(module).__name__, path, module)
+            if not call.tensors:
+                return output
+            self._in_one_operation += 1
+            try:
+                return rule.trace(call, self)
+            finally:
+                self._in_one_operation -= 1
+
+        handles = [
+            module.register_forward_pre_hook(enter, prepend=True),
+            module.register_forward_hook(leave, with_kwargs=True, always_call=True, prepend=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

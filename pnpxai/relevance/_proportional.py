@@ -1,0 +1,225 @@
+"""Rules for sums and other linear maps without weights of their own, for activations, products and quotients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pnpxai.relevance._call import Call, depends
+from pnpxai.relevance._rule import Refused, Rule, Step, StepRule
+
+if TYPE_CHECKING:
+    from pnpxai.relevance._propagation import Propagation
+
+
+class Proportional(StepRule):
+    """``R_i = Σ_j x_i J_ji / (z_j ± ε) · R_j`` for an operation ``z = J x + constant``: each input by its contribution.
+
+    Args:
+        held: names and positions of arguments that are held constant, such as a sampling grid.
+    """
+
+    def __init__(self, held: Sequence[tuple[int, str]] = ()) -> None:
+        self.held = held
+
+    def prepare(self, call: Call, propagation: Propagation) -> Call:
+        """Hold what is to be held."""
+        kept = {id(each) for place, name in self.held if depends(each := call.argument(place, name))}
+        return call.swapped(lambda each: each.detach() if id(each) in kept else each) if kept else call
+
+    def share(self, step: Step, relevance: Tensor) -> Sequence[Tensor]:
+        """Hand relevance down in proportion to the contributions."""
+        z = step.output.tensor
+        stabilizer = step.propagation.settings.stabilizer
+        upper = relevance / stabilizer.stabilized(z, self.scale(step) if stabilizer.relative else None)
+        shared = [kept.tensor * each for kept, each in zip(step.values, step.pulled_back(upper), strict=True)]
+        step.absorb(epsilon=relevance.sum() - (z * upper).sum())
+        if self.has_constant(step.call):
+            with torch.no_grad():
+                constant = step.call.swapped(torch.zeros_like).run()
+            step.absorb(constants=constant * upper)
+        return shared
+
+    def scale(self, step: Step) -> Tensor:
+        """Σ|contribution| for each output element."""
+        values = iter(step.values)
+        with torch.no_grad():
+            found: Tensor = step.call.swapped(lambda _: next(values).tensor.abs()).run()
+        return found.abs()
+
+    def has_constant(self, call: Call) -> bool:
+        """Whether something is added that does not depend on the inputs."""
+        return False
+
+
+class Sum(Proportional):
+    """Sums and differences of two terms, either of which may be constant."""
+
+    def scale(self, step: Step) -> Tensor:
+        """The sum of the terms' absolute values."""
+        total = torch.zeros_like(step.output.tensor)
+        given: tuple[Any, ...] = (*step.call.args, *step.call.kwargs.values())
+        for each in given:
+            if isinstance(each, Tensor | int | float):
+                total += abs(each)
+        return total
+
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Make the call; a constant added to a gate leaves it one."""
+        gates = [propagation.trail(each).gate for each in call.tensors]
+        result = super().trace(call, propagation)
+        return propagation.know(result, gates[0]) if len(gates) == 1 and depends(result) else result
+
+    def has_constant(self, call: Call) -> bool:
+        """Whether one of the terms is constant."""
+        return len(call.tensors) < 2
+
+
+class Pass(StepRule):
+    """For activations and scalings by constants: relevance passes through unchanged, element by element.
+
+    Args:
+        gate: as of `Rule`.
+    """
+
+    keeps_values = keeps_graph = False
+
+    def __init__(self, gate: int = 0) -> None:
+        self.gate = gate
+
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Make the call; where it changes its one argument in place, no node is needed."""
+        if call.target is None or propagation.measured or [*map(id, call.tensors)] != [id(call.target)]:
+            return super().trace(call, propagation)
+        propagation.keeper.before_change(call.target)
+        with torch.no_grad():
+            result = call.run()
+        propagation.know(call.target, self.gate)
+        return result
+
+    def share(self, step: Step, relevance: Tensor) -> Sequence[Tensor]:
+        """The same relevance, summed where the value was broadcast."""
+        return [relevance.sum_to_size(shape) for shape in step.shapes]
+
+
+class Scaled(Pass):
+    """As `Pass`; what is done to a gate leaves it one."""
+
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Make the call; the result is a gate if what it scales is."""
+        gate = max(propagation.trail(each).gate for each in call.tensors)
+        result = super().trace(call, propagation)
+        return propagation.know(result, gate) if isinstance(result, Tensor) and depends(result) else result
+
+
+class Product(StepRule):
+    """``a · b``: a constant or a gate only scales, all relevance goes to the other; otherwise half to each.
+
+    A gate is what was bounded by a sigmoid, softmax, tanh … (squeeze-excitation, GLU), or the smaller of two
+    operands that broadcast (layer scale). Equal halves: AttnLRP (arXiv 2402.05602), equation 14.
+    """
+
+    keeps_values = keeps_graph = False
+    _scaled = Scaled()
+
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Decide which operand, if any, is the gate."""
+        operands = call.args[:2] if len(call.args) > 1 else (call.args[0], *call.kwargs.values())
+        if sum(map(depends, operands)) < 2:
+            return self._scaled.trace(call, propagation)
+        first, second = operands
+        gates = propagation.trail(first).gate, propagation.trail(second).gate
+        weights = (gates[0], -first.numel()), (gates[1], -second.numel())
+        if weights[0] == weights[1]:
+            return super().trace(call, propagation)
+        gate = first if weights[0] > weights[1] else second
+        return Pass().trace(held(call, gate), propagation)
+
+    def share(self, step: Step, relevance: Tensor) -> Sequence[Tensor]:
+        """Half to each."""
+        return [relevance.sum_to_size(shape) / 2 for shape in step.shapes]
+
+
+class Quotient(Rule):
+    """``a / b``: the denominator is held constant, and a constant over something is as good as a gate."""
+
+    _refused = Refused(gate=2)
+    _scaled = Scaled()
+
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Hold the denominator."""
+        reflected = getattr(call.function, "__name__", "") in ("__rdiv__", "__rtruediv__")
+        over, under = (call.args[1], call.args[0]) if reflected else (call.args[0], call.argument(1, "other"))
+        if not depends(over):
+            return self._refused.trace(call, propagation)
+        return self._scaled.trace(held(call, under) if depends(under) else call, propagation)
+
+
+class Power(Pass):
+    """``x ** p`` is ``x`` times something, for a positive number p; any other power is as good as a gate."""
+
+    _refused = Refused(gate=2)
+
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Look at the exponent."""
+        exponent = call.argument(1, "exponent")
+        reflected = getattr(call.function, "__name__", "") == "__rpow__"
+        if reflected or isinstance(exponent, Tensor) or exponent <= 0:
+            return self._refused.trace(call, propagation)
+        return super().trace(call, propagation)
+
+
+class Taylor(StepRule):
+    """First order: ``R_i = Σ_j x_i J_ji R_j / f_j``, the rest being absorbed as a bias.
+
+    For softmax it is AttnLRP's rule (arXiv 2402.05602, proposition 3.1): ``R_i = x_i (R_i - s_i Σ_j R_j)``.
+
+    Args:
+        gate: as of `Rule`.
+    """
+
+    def __init__(self, gate: int = 0) -> None:
+        self.gate = gate
+
+    def share(self, step: Step, relevance: Tensor) -> Sequence[Tensor]:
+        """Hand down what the first-order contributions explain."""
+        output = step.output.tensor
+        upper = torch.where(output == 0, 0, relevance / output)
+        shared = [
+            torch.where(kept.tensor.isfinite(), kept.tensor * each, 0)
+            for kept, each in zip(step.values, step.pulled_back(upper), strict=True)
+        ]
+        lost = relevance.sum() - (output * upper).sum()
+        step.absorb(bias=(output * upper).sum() - sum(each.sum() for each in shared), epsilon=lost)
+        return shared
+
+
+class Softmax(Taylor):
+    """Softmax: with AttnLRP its first-order expansion; otherwise what it weights gets all relevance."""
+
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Let it be a gate unless AttnLRP's rules are asked for."""
+        result = super().trace(call, propagation)
+        if propagation.settings.attention == "constant" and isinstance(result, Tensor) and depends(result):
+            propagation.know(result, 3)
+        return result
+
+
+class Winner(StepRule):
+    """The larger or smaller of two tensors: relevance goes to the one that was taken, if it depends on the inputs."""
+
+    keeps_values = False
+
+    def share(self, step: Step, relevance: Tensor) -> Sequence[Tensor]:
+        """Hand down to what was taken."""
+        shared = step.pulled_back(relevance)
+        step.absorb(constants=relevance.sum() - sum(each.sum() for each in shared))
+        return shared
+
+
+def held(call: Call, tensor: Tensor) -> Call:
+    """The call with one of its tensors held constant."""
+    return call.swapped(lambda each: each.detach() if each is tensor else each)
