@@ -6,6 +6,7 @@ from pnpxai.explainers.gradient import Gradient, GradientXInput
 from pnpxai.explainers.integrated_gradients import IntegratedGradients
 from pnpxai.explainers.lrp import LRPBase, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from pnpxai.explainers.mp import MP
+from pnpxai.explainers.rap import RAP
 from pnpxai.explainers.relax import RELAX, RelaxExplanation
 from pnpxai.explainers.rise import RISE
 from pnpxai.explainers.smooth_grad import SmoothGrad, VarGrad
@@ -23,6 +24,7 @@ __all__ = [
     "LRPEpsilonPlus",
     "LRPUniformEpsilon",
     "MP",
+    "RAP",
     "RELAX",
     "RISE",
     "RelaxExplanation",

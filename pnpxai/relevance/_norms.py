@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.relevance._call import Call
-from pnpxai.relevance._rule import Step, StepRule
+from pnpxai.relevance._rule import Rule, Step, StepRule
 from pnpxai.relevance._weighted import AffineStep, WeightedStep, by_channel
 
 if TYPE_CHECKING:
@@ -71,6 +71,15 @@ def _affine(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
     return scale, shift if bias is None else shift + bias.detach()
 
 
+class InstanceNorm(Rule):
+    """Instance norm: by its own statistics as `Normalised`, by running ones as `BatchNorm`."""
+
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Choose."""
+        rule = Normalised() if call.argument(5, "use_input_stats", True) else BatchNorm()
+        return rule.trace(call, propagation)
+
+
 @dataclass
 class NormStep(Step):
     """A normalisation on the way forward, with its call, from which the parameters are read."""
@@ -94,7 +103,8 @@ class Normalised(_Norm):
         x, y = step.values[0].tensor, step.output.tensor
         weight, bias, dims, shape, eps = _READ[call.name](call, x)
         stabilizer = step.propagation.settings.stabilizer
-        scale = y.abs().reshape(shape).mean(dims, keepdim=True).expand(shape).reshape(y.shape)
+        grouped = y.abs().reshape(shape)
+        scale = grouped.mean(dims, keepdim=True).expand_as(grouped).reshape(y.shape)
         upper = relevance / stabilizer.stabilized(y, scale if stabilizer.relative else None)
         deviation = (x.reshape(shape).var(dims, correction=0, keepdim=True) + eps).sqrt()
         inner = (upper if weight is None else upper * weight).reshape(shape) / deviation

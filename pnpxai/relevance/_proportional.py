@@ -33,13 +33,14 @@ class Proportional(StepRule):
     def share(self, step: Step, relevance: Tensor) -> Sequence[Tensor]:
         """Hand relevance down in proportion to the contributions."""
         z = step.output.tensor
+        constant = self.constant(step)
+        if constant is not None:  # a mask of -inf
+            z, constant = (torch.where(each.isfinite(), each, 0) for each in (z, constant))
         stabilizer = step.propagation.settings.stabilizer
         upper = relevance / stabilizer.stabilized(z, self.scale(step) if stabilizer.relative else None)
         shared = [kept.tensor * each for kept, each in zip(step.values, step.pulled_back(upper), strict=True)]
         step.absorb(epsilon=relevance.sum() - (z * upper).sum())
-        if self.has_constant(step.call):
-            with torch.no_grad():
-                constant = step.call.swapped(torch.zeros_like).run()
+        if constant is not None:
             step.absorb(constants=constant * upper)
         return shared
 
@@ -50,9 +51,9 @@ class Proportional(StepRule):
             found: Tensor = step.call.swapped(lambda _: next(values).tensor.abs()).run()
         return found.abs()
 
-    def has_constant(self, call: Call) -> bool:
-        """Whether something is added that does not depend on the inputs."""
-        return False
+    def constant(self, step: Step) -> Tensor | None:
+        """What is added that does not depend on the inputs, in the output's shape."""
+        return None
 
 
 class Sum(Proportional):
@@ -61,21 +62,24 @@ class Sum(Proportional):
     def scale(self, step: Step) -> Tensor:
         """The sum of the terms' absolute values."""
         total = torch.zeros_like(step.output.tensor)
-        given: tuple[Any, ...] = (*step.call.args, *step.call.kwargs.values())
-        for each in given:
+        for each in (*step.call.args, *step.call.kwargs.values()):
             if isinstance(each, Tensor | int | float):
-                total += abs(each)
+                total += torch.as_tensor(each).abs()
         return total
 
     def trace(self, call: Call, propagation: Propagation) -> Any:
-        """Make the call; a constant added to a gate leaves it one."""
-        gates = [propagation.trail(each).gate for each in call.tensors]
+        """Make the call; sums of gates, and of gates and constants, are gates."""
+        gate = min(propagation.trail(each).gate for each in call.tensors)
         result = super().trace(call, propagation)
-        return propagation.know(result, gates[0]) if len(gates) == 1 and depends(result) else result
+        return propagation.know(result, gate) if depends(result) else result
 
-    def has_constant(self, call: Call) -> bool:
-        """Whether one of the terms is constant."""
-        return len(call.tensors) < 2
+    def constant(self, step: Step) -> Tensor | None:
+        """The constant term, if there is one."""
+        if len(step.leaves) == 2:
+            return None
+        with torch.no_grad():
+            found: Tensor = step.call.swapped(torch.zeros_like).run()
+        return found
 
 
 class Pass(StepRule):

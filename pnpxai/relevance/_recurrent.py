@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pnpxai.relevance._call import depends
+
 State: TypeAlias = tuple[Tensor, ...]
 Cell: TypeAlias = Callable[[Tensor, State, Sequence[Tensor | None]], State]
 
@@ -65,8 +67,8 @@ def _lstm(mapped: Tensor, state: State, weights: Sequence[Tensor | None]) -> Sta
     w_hh, b_hh, w_hr = weights
     assert w_hh is not None
     i, f, g, o = (mapped + F.linear(state[0], w_hh, b_hh)).chunk(4, -1)
-    c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-    h = o.sigmoid() * c.tanh()
+    c = _gated(f.sigmoid(), state[1]) + _gated(i.sigmoid(), g.tanh())
+    h = _gated(o.sigmoid(), c.tanh())
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
@@ -76,7 +78,16 @@ def _gru(mapped: Tensor, state: State, weights: Sequence[Tensor | None]) -> Stat
     r, z, n = mapped.chunk(3, -1)
     r_h, z_h, n_h = F.linear(state[0], w_hh, b_hh).chunk(3, -1)
     z = (z + z_h).sigmoid()
-    return ((1 - z) * (n + (r + r_h).sigmoid() * n_h).tanh() + z * state[0],)
+    new = (n + _gated((r + r_h).sigmoid(), n_h)).tanh()
+    return (_gated(1 - z, new) + _gated(z, state[0]),)
+
+
+def _gated(gate: Tensor, value: Tensor) -> Tensor:
+    """Their product; also where the value is constant, as at the first step, the gate gets no relevance."""
+    if depends(value):
+        return gate * value
+    with torch._C.DisableTorchFunction():
+        return gate.detach() * value
 
 
 def _rnn(activation: Callable[[Tensor], Tensor]) -> Cell:

@@ -22,7 +22,7 @@ class Rule(ABC):
 
     Attributes:
         gate: how surely the operation's result only scales what it is multiplied with: 0 not at all, 1 it is bounded,
-            2 it is a switch or a norm, 3 it is the weights of an attention.
+            2 it is a switch or a norm, 3 it is the weights of an attention, or computed from nothing else.
     """
 
     gate: int = 0
@@ -123,7 +123,8 @@ class StepRule(Rule):
         self.remember(step, call)
         with torch.enable_grad():
             traced: Tensor = _Node.apply(self, step, (result.data,), *propagation.tapped(tensors, step.account))
-        propagation.know(traced, self.gate, step)
+        of_weights = all(propagation.trail(each).gate == 3 for each in tensors)
+        propagation.know(traced, 3 if of_weights else self.gate, step)
         return propagation.written(target, traced)
 
     def remember(self, step: Any, call: Call) -> None:
@@ -159,23 +160,38 @@ class Move(Rule):
 
     def trace(self, call: Call, propagation: Propagation) -> Any:
         """Make the call as it is, with gradients."""
+        target, call = call.target, self.prepare(call)
         account = propagation.open_account(call)
         trails = [propagation.trail(each) for each in call.tensors]
         blank = _Blank(call) if propagation.measured or _has_constants(call) else None
-        if call.target is None:
-            taps = iter(propagation.tapped(call.tensors, account))
-            call = call.swapped(lambda _: next(taps))
-        else:
-            propagation.keeper.before_change(call.target)
+        taps = iter(propagation.tapped(call.tensors, account))
         with torch.enable_grad():
-            result = call.run()
-        for each in flat(result if call.target is None else call.target):
+            call = call.swapped(lambda _: next(taps))
+            if target is None or call.name in RESHAPING:
+                result = call.run()
+            else:
+                result = call.args[0].clone()
+                call.function(result, *call.args[1:], **call.kwargs)
+        for each in flat(result):
             if depends(each):
-                gate = min(trail.gate for trail in trails)
+                gate = min((trail.gate for trail in trails), default=0)
                 propagation.know(each, gate, trails[0].step if call.name == "clone" else None)
                 if blank is not None:
-                    each.register_hook(_measure(each is result or each is call.target, blank, account, propagation))
-        return result
+                    each.register_hook(_measure(each is result, blank, account, propagation))
+        return result if call.name in RESHAPING else propagation.written(target, result)
+
+    def prepare(self, call: Call) -> Call:
+        """The call as it is to be made."""
+        return call
+
+
+class MoveFirst(Move):
+    """For operations that take no more than the shape or kind of their second tensor, such as ``expand_as``."""
+
+    def prepare(self, call: Call) -> Call:
+        """Without the second tensor's dependence on the inputs."""
+        first = call.args[0]
+        return call.swapped(lambda each: each if each is first else each.detach())
 
 
 class _Blank:
@@ -189,13 +205,13 @@ class _Blank:
     def covered(self) -> Tensor:
         """1 where a value comes from the inputs, 0 where it is constant."""
         with torch.no_grad():
-            return (self._run(self.ones) - self._run(self.zeros)).nan_to_num(0.0)
+            return torch.nan_to_num(self._run(self.ones) - self._run(self.zeros))
 
     def _run(self, call: Call) -> Tensor:
         if call.target is None:
             found: Tensor = call.run()
             return found
-        written = call.args[0].clone()
+        written: Tensor = call.args[0].clone()
         call.function(written, *call.args[1:], **call.kwargs)
         return written
 
@@ -219,7 +235,11 @@ def _has_constants(call: Call) -> bool:
     )
 
 
-FILLING = frozenset({"pad", "constant_pad_nd", "masked_fill", "where", "__setitem__", "index_fill", "tril", "triu"})
+RESHAPING = frozenset({"transpose", "squeeze", "unsqueeze", "t", "swapaxes", "swapdims"})
+"""Moving operations that, in place, change a tensor's shape and none of its memory."""
+FILLING = frozenset(
+    {"pad", "constant_pad_nd", "masked_fill", "where", "__setitem__", "index_fill", "fill", "zero", "tril", "triu"}
+)
 """Moving operations that can put numbers in."""
 
 

@@ -16,7 +16,8 @@ from pnpxai.relevance import _composed, _recurrent
 from pnpxai.relevance._bilinear import Bilinear
 from pnpxai.relevance._call import operation_name
 from pnpxai.relevance._composed import Composed
-from pnpxai.relevance._norms import BatchNorm, Normalised
+from pnpxai.relevance._linear_maps import read_addmm, read_layer, read_product
+from pnpxai.relevance._norms import BatchNorm, InstanceNorm, Normalised
 from pnpxai.relevance._proportional import (
     Pass,
     Power,
@@ -29,15 +30,15 @@ from pnpxai.relevance._proportional import (
     Taylor,
     Winner,
 )
-from pnpxai.relevance._rule import Constant, Identity, Move, Refused, Rule
-from pnpxai.relevance._weighted import STAND_INS, Weighted, read_addmm, read_layer, read_product
+from pnpxai.relevance._rule import Constant, Identity, Move, MoveFirst, Refused, Rule
+from pnpxai.relevance._weighted import STAND_INS, Weighted
 
 _DIMS = (1, 2, 3)
 _LISTED: list[tuple[Rule, str]] = [
     # Values are moved, copied, joined or selected.
     (
         Move(),
-        "view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze atleast_1d atleast_2d atleast_3d",
+        "view reshape flatten unflatten ravel squeeze unsqueeze atleast_1d atleast_2d atleast_3d",
     ),
     (Move(), "permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint flip fliplr flipud roll rot90"),
     (Move(), "__getitem__ __setitem__ select narrow index_select take take_along_dim gather masked_select diagonal"),
@@ -45,7 +46,7 @@ _LISTED: list[tuple[Rule, str]] = [
     (Move(), "cat concat concatenate stack hstack vstack dstack column_stack row_stack block_diag broadcast_to"),
     (
         Move(),
-        "expand expand_as repeat tile repeat_interleave contiguous clone to type type_as float double half bfloat16",
+        "expand repeat tile repeat_interleave contiguous clone type float double half bfloat16",
     ),
     (
         Move(),
@@ -62,7 +63,9 @@ _LISTED: list[tuple[Rule, str]] = [
             f"{way}max_pool{d}d{end}" for way in ("", "adaptive_") for d in _DIMS for end in ("", "_with_indices")
         ),
     ),
+    (Move(), "pad_sequence _pack_padded_sequence _pad_packed_sequence"),
     (Move(), "max_unpool1d max_unpool2d max_unpool3d view_as_real requires_grad zero fill alias lift_fresh"),
+    (MoveFirst(), "view_as reshape_as expand_as type_as to"),
     (Identity(), "detach data"),
     (Constant(), "new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like"),
     (Constant(), "rand_like randn_like randint_like bernoulli"),
@@ -75,7 +78,10 @@ _LISTED: list[tuple[Rule, str]] = [
     (Proportional(held=((1, "grid"),)), "grid_sample"),
     # Element by element.
     (Pass(), "relu leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish softplus softsign"),
-    (Pass(), "logsigmoid hardshrink softshrink tanhshrink threshold abs sqrt square log1p expm1 nan_to_num"),
+    (
+        Pass(),
+        "logsigmoid log_sigmoid hardshrink softshrink tanhshrink threshold abs sqrt square log1p expm1 nan_to_num",
+    ),
     (Scaled(), "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout"),
     (Pass(), "normalize rms_norm local_response_norm"),
     (Pass(gate=1), "tanh relu6 hardtanh clamp clip clamp_min clamp_max erf"),
@@ -100,7 +106,8 @@ _LISTED: list[tuple[Rule, str]] = [
     (Bilinear(), "bmm einsum mv dot inner outer tensordot vdot chain_matmul"),
     # Normalisation: affine once the statistics are held constant.
     (BatchNorm(), "batch_norm"),
-    (Normalised(), "layer_norm group_norm instance_norm"),
+    (Normalised(), "layer_norm group_norm"),
+    (InstanceNorm(), "instance_norm"),
     # Several operations in one.
     (Composed(_composed.baddbmm), "baddbmm"),
     (Composed(_composed.addcmul), "addcmul"),

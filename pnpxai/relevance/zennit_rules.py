@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from zennit.rules import Gamma as ZennitGamma
 
+from pnpxai.relevance._hand_down import Pull, Shortcut
+from pnpxai.relevance._linear_maps import Linear
+from pnpxai.relevance._rule import Step
 from pnpxai.relevance._stabilizer import Stabilizer
-from pnpxai.relevance._weighted import Linear, Shortcut, WeightedStep
 
 
 class Gamma(ZennitGamma, Shortcut):  # type: ignore[misc]
@@ -31,12 +31,12 @@ class Gamma(ZennitGamma, Shortcut):  # type: ignore[misc]
 
     def hand_down(
         self,
-        step: WeightedStep,
+        step: Step,
         linear: Linear,
         x: Tensor,
         z: Tensor,
         relevance: Tensor,
-        transposed: Callable[[Tensor], Tensor],
+        transposed: Pull,
     ) -> Tensor:
         """Relevance of ``x``."""
         sign, half = z.sign(), self.gamma / 2
@@ -45,14 +45,16 @@ class Gamma(ZennitGamma, Shortcut):  # type: ignore[misc]
             absolute = linear.apply(leaf, linear.weight.abs(), None).reshape(z.shape)
         bias = z.new_zeros(1) if linear.bias is None else linear.bias
         bias = bias.reshape(1, -1, *[1] * (z.ndim - 2))
-        added = (z - bias) * half + absolute.detach() * sign * half
-        denominators = z + added + self.gamma * torch.where(sign > 0, bias.clamp(min=0), bias.clamp(max=0))
-        upper = relevance * sign.abs() / self.stabilizer(denominators)
+        biases = bias + self.gamma * bias.clamp(min=0), bias + self.gamma * bias.clamp(max=0)
+        both = (z - bias) * (1 + half)
+        shared = [both + absolute.detach() * way + each for way, each in zip((half, -half), biases, strict=True)]
+        positive = sign > 0
+        upper = relevance * sign.abs() / torch.where(positive, self.stabilizer(shared[0]), self.stabilizer(shared[1]))
         (down,) = torch.autograd.grad(absolute, leaf, upper * sign * half)
-        if linear.bias is not None:
-            signed = torch.where(sign > 0, bias.clamp(min=0), bias.clamp(max=0))
-            step.absorb(bias=(bias + self.gamma * signed) * upper)
-        step.absorb(epsilon=relevance.sum() - (denominators * upper).sum())
+        step.absorb(
+            bias=torch.where(positive, biases[0], biases[1]) * upper,
+            epsilon=relevance.sum() - (torch.where(positive, shared[0], shared[1]) * upper).sum(),
+        )
         return x * transposed(upper * (1 + half)) + leaf.detach() * down
 
     def copy(self) -> Gamma:
