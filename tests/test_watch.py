@@ -60,7 +60,8 @@ def test_attention_is_a_product_with_a_softmax_of_a_product(way: str, expected: 
 
 
 def test_each_call_belongs_to_the_innermost_module() -> None:
-    watched = watch(seeded(VGGLike()), batch(2, 3, 16, 16))
+    model = seeded(VGGLike())
+    watched = watch(model, batch(2, 3, 16, 16))
     named = [(each.name, each.path) for each in watched.operations if each.has_parameter]
     assert named == [
         ("conv2d", "features.0"),
@@ -68,9 +69,9 @@ def test_each_call_belongs_to_the_innermost_module() -> None:
         ("linear", "classifier.1"),
         ("linear", "classifier.4"),
     ]
-    assert watched.entered[:3] == ["", "features", "features.0"]
-    assert watched.entered.count("features.1") == 1
-    assert watched.operations[0].module is not None
+    relus = [each.path for each in watched.operations if each.name == "relu"]
+    assert relus == ["features.1", "features.4", "classifier.2"]
+    assert all(each.module is model.get_submodule(each.path) for each in watched.operations)
 
 
 def test_calls_after_a_submodule_belong_to_the_parent_again() -> None:
@@ -117,8 +118,7 @@ def test_leaving_the_block_stops_the_watch() -> None:
         torch.cos(inputs)
         raise KeyError
     model(inputs)
-    assert [each.name for each in watched.operations] == ["cos"]
-    assert watched.entered == []
+    assert [(each.name, each.path, each.module) for each in watched.operations] == [("cos", "", model)]
 
 
 def test_a_submodule_that_raises_and_is_caught_keeps_the_paths_right() -> None:

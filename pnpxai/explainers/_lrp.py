@@ -33,7 +33,7 @@ class LRPBase(Explainer):
 
     Relevance starts as the target's output (for a target function, the outputs times the score's gradient) and is
     handed down operation by operation, in proportion to what each input contributed. Layers with weights go by the
-    composite, everything else by the list in `pnpxai.relevance.operations`: sums are shared in proportion, activations
+    composite, everything else by the list in `pnpxai.relevance._operations`: sums are shared in proportion, activations
     pass relevance on, gates and norms' deviations are held constant, batch norm is merged into the layer before it.
     Signed, of the inputs' shape, in units of the model's output. An operation without a rule is refused when relevance
     reaches it.
@@ -42,8 +42,9 @@ class LRPBase(Explainer):
         model: as for `Explainer`.
         forward_arg_extractor: as for `Explainer`.
         additional_forward_arg_extractor: as for `Explainer`.
-        epsilon: of the ε-rule: absorbs relevance where ``|z|`` is small; larger gives sparser maps that sum to less.
-        stabilizer: added in the same way to the denominators of all other rules.
+        epsilon: of the ε-rule, by which also sums, norms and products of matrices go: absorbs relevance where ``|z|``
+            is small; larger gives sparser maps that sum to less.
+        stabilizer: added in the same way to the denominators of all other rules, averages among them.
         zennit_canonizers: `zennit.canonizers.Canonizer` objects, which are never needed; applied to a copy of the
             model, which is explained in its place.
         layer: a module of the model or its name, to get the relevance of its output, in that output's shape. Inputs
@@ -161,7 +162,12 @@ class LRPBase(Explainer):
 
     def settings(self) -> Settings:
         """The rules, from the current parameters."""
-        return Settings(self.zennit_composite, self.stabilized_by(self.stabilizer), self.attention)
+        return Settings(
+            self.zennit_composite,
+            self.stabilized_by(self.epsilon),
+            self.stabilized_by(self.stabilizer),
+            self.attention,
+        )
 
     def _explained(
         self, request: Request, targets: Sequence[Tensor | TargetFunction], books: Books | None = None

@@ -198,13 +198,13 @@ class LRPEpsilonGammaBox(LRPBase):
         from zennit.types import Convolution as AnyConvolution
         from zennit.types import Linear as AnyLinear
 
-        from pnpxai.relevance.zennit_rules import Gamma
+        from pnpxai.relevance.zennit_rules import gamma_rule
 
         low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
         if (low > high).any():
             raise ParameterError("low to be at most high", f"low={self.low}, high={self.high}", "Swap the two.")
         stabilizer = self.stabilized_by(self.stabilizer)
-        gamma = Gamma(self.gamma, stabilizer)
+        gamma = gamma_rule(self.gamma, stabilizer)
         linear = gamma if self.gamma_on_linear else Epsilon(self.stabilized_by(self.epsilon))
         return SpecialFirstLayerMapComposite(
             [*layer_map_base(), (AnyConvolution, gamma), (AnyLinear, linear)],

@@ -39,7 +39,7 @@ class RAP(LRPBase):
     What came down along negative weights is so taken from all neurons alike, and the least important ones turn
     negative. Each layer keeps the sum: biases absorb nothing, save where no input of a layer is active. Signs of
     contributions stand for those of weights, so inputs may be negative. Everything without weights goes by
-    `pnpxai.relevance.operations`: sums in proportion, activations, gates, norms and attention as in `LRPBase`; batch
+    `pnpxai.relevance._operations`: sums in proportion, activations, gates, norms and attention as in `LRPBase`; batch
     norm is merged into the layer before it, its shift being one more bias.
 
     The arguments are those of `LRPBase`, without ``epsilon``.

@@ -3,12 +3,12 @@
 from pnpxai.relevance._bilinear import Bilinear
 from pnpxai.relevance._call import Account, AttentionRule, Call
 from pnpxai.relevance._composed import Composed
+from pnpxai.relevance._operations import MODULES, OPERATIONS, register_rule
 from pnpxai.relevance._propagation import Propagation, Settings
 from pnpxai.relevance._proportional import Pass, Proportional, Taylor
 from pnpxai.relevance._rule import Move, Refused, Rule, Step, StepRule
 from pnpxai.relevance._stabilizer import Stabilizer
 from pnpxai.relevance.ledger import Ledger
-from pnpxai.relevance.operations import MODULES, OPERATIONS, register_rule
 
 __all__ = [
     "MODULES",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pnpxai.relevance._call import Call
-from pnpxai.relevance._proportional import Proportional, held
+from pnpxai.relevance._proportional import Contributions, held
 from pnpxai.relevance._rule import Step, StepRule
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Bilinear(StepRule):
     proportion to its contributions. Otherwise each gets half: AttnLRP (arXiv 2402.05602), equation 14.
     """
 
-    _one_sided = Proportional()
+    _one_sided = Contributions()
 
     def trace(self, call: Call, propagation: Propagation) -> Any:
         """Decide which operand, if any, is the gate."""
@@ -37,7 +37,7 @@ class Bilinear(StepRule):
     def share(self, step: Step, relevance: Tensor) -> Sequence[Tensor]:
         """Half to each operand, in proportion to the contributions."""
         z = step.output.tensor
-        stabilizer = step.propagation.settings.stabilizer
+        stabilizer = step.propagation.settings.epsilon
         scale = self._one_sided.scale(step) if stabilizer.relative else None
         upper = relevance / stabilizer.stabilized(z, scale)
         step.absorb(epsilon=relevance.sum() - (z * upper).sum())

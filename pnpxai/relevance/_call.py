@@ -25,7 +25,7 @@ class Call:
         function: what was called.
         args: its arguments; those in `tensors` depend on what is explained.
         kwargs: likewise.
-        name: of the operation, as the table in `pnpxai.relevance.operations` lists it.
+        name: of the operation, as the table in `pnpxai.relevance._operations` lists it.
         path: the innermost module that was running, ``""`` for the model itself.
         module: that module.
         target: the argument that the call changes in place, if it does.

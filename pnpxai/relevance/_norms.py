@@ -53,7 +53,7 @@ class BatchNorm(_Norm):
             return [relevance]
         scaled, y = step.values[0].tensor * by_channel(step.scale, relevance), step.output.tensor
         shift = by_channel(step.shift, relevance)
-        stabilizer = step.propagation.settings.stabilizer
+        stabilizer = step.propagation.settings.epsilon
         upper = relevance / stabilizer.stabilized(y, scaled.abs() + shift.abs() if stabilizer.relative else None)
         step.absorb(bias=shift * upper, epsilon=relevance.sum() - (y * upper).sum())
         return [scaled * upper]
@@ -102,7 +102,7 @@ class Normalised(_Norm):
         call = step.original
         x, y = step.values[0].tensor, step.output.tensor
         weight, bias, dims, shape, eps = _READ[call.name](call, x)
-        stabilizer = step.propagation.settings.stabilizer
+        stabilizer = step.propagation.settings.epsilon
         grouped = y.abs().reshape(shape)
         scale = grouped.mean(dims, keepdim=True).expand_as(grouped).reshape(y.shape)
         upper = relevance / stabilizer.stabilized(y, scale if stabilizer.relative else None)

@@ -23,10 +23,10 @@ from pnpxai.relevance._call import (
     flat,
     operation_name,
 )
+from pnpxai.relevance._operations import MODULES, OPERATIONS
 from pnpxai.relevance._rule import Refused, Rule, Step
 from pnpxai.relevance._stabilizer import Stabilizer
 from pnpxai.relevance._weighted import WeightedStep
-from pnpxai.relevance.operations import MODULES, OPERATIONS
 from pnpxai.watch import RunningModules
 
 if TYPE_CHECKING:
@@ -39,11 +39,14 @@ class Settings:
 
     Attributes:
         composite: gives the rule of each linear map with weights, as `zennit` does for modules.
-        stabilizer: of the denominators of all other operations.
+        epsilon: of the ε-rule for operations without weights that add contributions up: sums, norms, products of
+            matrices.
+        stabilizer: of averages, where it only keeps denominators from zero.
         attention: softmax held constant, or expanded to first order (AttnLRP, arXiv 2402.05602).
     """
 
     composite: Composite
+    epsilon: Stabilizer
     stabilizer: Stabilizer
     attention: AttentionRule = "constant"
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pnpxai.relevance._call import Call, depends
 from pnpxai.relevance._rule import Refused, Rule, Step, StepRule
+from pnpxai.relevance._stabilizer import Stabilizer
 
 if TYPE_CHECKING:
     from pnpxai.relevance._propagation import Propagation
@@ -25,6 +26,10 @@ class Proportional(StepRule):
     def __init__(self, held: Sequence[tuple[int, str]] = ()) -> None:
         self.held = held
 
+    def stabilizer(self, step: Step) -> Stabilizer:
+        """What is added to the denominators."""
+        return step.propagation.settings.stabilizer
+
     def prepare(self, call: Call, propagation: Propagation) -> Call:
         """Hold what is to be held."""
         kept = {id(each) for place, name in self.held if depends(each := call.argument(place, name))}
@@ -36,7 +41,7 @@ class Proportional(StepRule):
         constant = self.constant(step)
         if constant is not None:  # a mask of -inf
             z, constant = (torch.where(each.isfinite(), each, 0) for each in (z, constant))
-        stabilizer = step.propagation.settings.stabilizer
+        stabilizer = self.stabilizer(step)
         upper = relevance / stabilizer.stabilized(z, self.scale(step) if stabilizer.relative else None)
         shared = [kept.tensor * each for kept, each in zip(step.values, step.pulled_back(upper), strict=True)]
         step.absorb(epsilon=relevance.sum() - (z * upper).sum())
@@ -56,7 +61,15 @@ class Proportional(StepRule):
         return None
 
 
-class Sum(Proportional):
+class Contributions(Proportional):
+    """As `Proportional`, with the ε of the ε-rule."""
+
+    def stabilizer(self, step: Step) -> Stabilizer:
+        """What is added to the denominators."""
+        return step.propagation.settings.epsilon
+
+
+class Sum(Contributions):
     """Sums and differences of two terms, either of which may be constant."""
 
     def scale(self, step: Step) -> Tensor:
