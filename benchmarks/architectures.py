@@ -177,6 +177,7 @@ TIMM: dict[str, int] = {
     "mobilenetv4_conv_small": 64,
     "repvgg_a0": 64,
     "ghostnet_100": 64,
+    "ghostnetv2_100": 64,
     "resnest14d": 64,
     "skresnet18": 64,
     "res2net50_26w_4s": 64,
@@ -352,6 +353,15 @@ def hugging_face_zoo() -> Iterator[Specimen]:
         yield Specimen(f"GPT-2 ({attention}), embeddings", "Hugging Face", make, lambda: normal(2, TOKENS, 64))
     make = partial(hugging_face, f"{gpt2}LMHeadModel", True, **small)
     yield Specimen("GPT-2 with a language head, embeddings", "Hugging Face", make, lambda: normal(2, TOKENS, 64))
+    others: dict[str, tuple[str, dict[str, Any]]] = {
+        "DeBERTa-v2": ("DebertaV2ForSequenceClassification", {**BERT, "relative_attention": True}),
+        "LLaMA": ("LlamaForSequenceClassification", {**BERT, "num_key_value_heads": 2, "pad_token_id": 0}),
+        "Mamba": ("MambaForCausalLM", {**SMALL, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}),
+        "BLOOM": ("BloomForSequenceClassification", {**SMALL, "hidden_size": 64, "n_layer": 2, "pad_token_id": 0}),
+    }
+    for name, (kind, config) in others.items():
+        make = partial(hugging_face, kind, True, "eager", **config)
+        yield Specimen(f"{name}, embeddings", "Hugging Face", make, lambda: normal(2, TOKENS, 64))
     small = {**{key: each for key, each in BERT.items() if key not in SMALL}, "image_size": 64, "patch_size": 8}
     yield Specimen(
         "ViT",
@@ -560,11 +570,40 @@ class Gated(nn.Module):
         return self.head(F.glu(torch.cat([x, x], 1), 1).amax((2, 3)))
 
 
+class Fourier(nn.Module):
+    """Tokens mixed by a Fourier transform, as in FNet: complex numbers have no relevance rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(32)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(n, 5)``."""
+        return self.head(self.norm(x + torch.fft.fft2(x).real).mean(1))
+
+
+class Excited(nn.Module):
+    """A squeeze-excitation whose gate is expanded, as in the network's first implementation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.gate = nn.Sequential(nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 16), nn.Sigmoid())
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(n, 5)``."""
+        x = self.first(x)
+        x = F.relu(x * self.gate(x.mean((2, 3)))[:, :, None, None].expand_as(x))
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
 def torch_zoo() -> Iterator[Specimen]:
     """Models of torch's own layers."""
     padded = (*normal(2, TOKENS, 32), mask() == 0)
     series = partial(normal, 2, 6, 50)
-    pictures = partial(normal, 2, 3, 32, 32)
+    pictures, large = partial(normal, 2, 3, 32, 32), partial(normal, 1, 3, 224, 224)
     small = (*normal(2, 8), torch.randn(2, 8, generator=torch.Generator().manual_seed(3)))
     models: list[tuple[str, Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]], int]] = [
         ("nn.TransformerEncoder, padding mask", Encoder, lambda: padded, 1),
@@ -583,13 +622,15 @@ def torch_zoo() -> Iterator[Specimen]:
         ("two tensors multiplied", TwoBranches, lambda: small, 2),
         ("one module three times", Reusing, pictures, 1),
         ("gated CNN", Gated, pictures, 1),
+        ("squeeze-excitation", Excited, pictures, 1),
+        ("Fourier transform", Fourier, lambda: normal(2, TOKENS, 32), 1),
     ]
     for name, make, inputs, explained in models:
-        yield Specimen(name, "torch", make, inputs, explained=explained)
+        yield Specimen(name, "torch", make, inputs, large if inputs is pictures else None, explained)
 
 
 def zoo() -> Iterator[Specimen]:
-    """All of them, small ones first."""
+    """All of them."""
     yield from torch_zoo()
     yield from hugging_face_zoo()
     yield from timm_zoo()

@@ -67,6 +67,8 @@ class RunningModules:
         handles = []
         try:
             for name, module in self._names:
+                if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                    continue
                 handles.append(module.register_forward_pre_hook(self._enter(name, module), prepend=True))
                 handles.append(module.register_forward_hook(self._leave, always_call=True))
             yield self

@@ -7,7 +7,6 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from pnpxai import AutoExplanationForImageClassification, Experiment
-from pnpxai.errors import UnsupportedOperationError
 from pnpxai.explainers import GradCam, LRPEpsilonPlus
 from pnpxai.metrics import MuFidelity
 from pnpxai.modality import ImageModality
@@ -83,5 +82,6 @@ def test_manual_choice(model: torch.nn.Module, loader: DataLoader) -> None:
     result = experiment(GradCam(model)).run_batch(explainer_id=0, postprocessor_id=0, metric_id=0, data_ids=[0, 1])
     assert result["evaluation"].shape == (2,)
     assert result["labels"].tolist() == [281, 504]
-    with pytest.raises(UnsupportedOperationError, match="_conv_stem"):
-        experiment(LRPEpsilonPlus(model)).run_batch(data_ids=[0])
+    relevance = experiment(LRPEpsilonPlus(model)).run_batch(data_ids=[0])
+    assert relevance["explanation"].shape == (1, 3, 224, 224)
+    assert relevance["explanation"].abs().sum() > 0

@@ -12,7 +12,7 @@ from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request, count_forwards
 from pnpxai.modules import Attention, Convolution
 from pnpxai.recommender import least_budget
-from tests.nets import MLP, TimeCNN, VGGLike, batch, seeded
+from tests.nets import MLP, TimeCNN, VGGLike, Wrapped, batch, seeded
 from tests.registry import unregistered
 
 
@@ -101,7 +101,9 @@ def test_lrp_is_recommended_where_its_rules_cover_the_model() -> None:
         type(each).__name__ for each in plain.explainers
     }
     residual = pnpxai.recommend(randomised(torchvision.models.resnet18(num_classes=10)), batch(1, 3, 64, 64))
-    assert "LRPEpsilonPlus" in residual.rejected
+    assert "LRPEpsilonPlus" in {type(each).__name__ for each in residual.explainers}
+    cumulative = Wrapped(seeded(MLP()), lambda outputs: outputs.sinh()).eval()
+    assert "sinh in the model itself" in pnpxai.recommend(cumulative, batch(1, 6)).rejected["LRPEpsilonPlus"]
 
 
 def test_costs_are_counted_and_extrapolated_to_the_own_budget() -> None:

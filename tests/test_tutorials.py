@@ -50,3 +50,19 @@ def test_your_own_explainer() -> None:
 def test_relax_on_an_encoder() -> None:
     similarities = run("04_relax_on_an_encoder.py")
     assert similarities["important half"] > similarities["other half"] + 0.1
+
+
+@pytest.mark.pretrained
+def test_relevance_and_its_settings() -> None:
+    found = run("05_relevance_and_its_settings.py")
+    moved = [
+        curves
+        for settings in found.values()
+        for setting, several in settings.items()
+        for name, curves in several.items()
+        if not (setting == "gamma" and name == "on convolutions" and "attention" in settings and settings["attention"])
+    ]
+    assert len(moved) == 15  # four composites by ε and by attention, γ on the convolutions and on all layers
+    for curve in moved:
+        assert max(curve.values()) - min(curve.values()) > 1e-4
+    assert max(found["digits ViT"]["epsilon"]["LRPUniformEpsilon"].values()) > 0.4  # a map that knows nothing: 0

@@ -1,6 +1,6 @@
 """Layer-wise relevance: the ledger, and what ε, γ and the attention rule do to faithfulness.
 
-Run with: python tutorials/05_relevance_and_its_settings.py
+Run with: python tutorials/05_relevance_and_its_settings.py, which draws relevance_settings.png beside this file.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ GAMMAS = (1e-3, 0.1, 0.25, 1.0)
 ATTENTIONS = ("constant", "attnlrp")
 
 Curve = dict[Any, float]
+Found = dict[str, dict[str, Curve]]  # setting, explainer, value: mean AbPC
 
 
 def digits_vit(epochs: int = 12) -> tuple[nn.Module, Tensor, Tensor]:
@@ -48,7 +49,7 @@ def digits_vit(epochs: int = 12) -> tuple[nn.Module, Tensor, Tensor]:
     return model.eval(), images[unseen], classes[unseen]
 
 
-def faithfulness(model: nn.Module, inputs: Tensor, targets: Tensor, n_steps: int) -> dict[str, dict[str, Curve]]:
+def faithfulness(model: nn.Module, inputs: Tensor, targets: Tensor, n_steps: int) -> Found:
     """Mean AbPC by setting: ε for each composite, γ, the attention rule for each composite."""
     metric, pool = AbPC(model, n_steps=n_steps), PostProcessor("sum")
 
@@ -71,7 +72,7 @@ def faithfulness(model: nn.Module, inputs: Tensor, targets: Tensor, n_steps: int
     }
 
 
-def draw(found: dict[str, dict[str, dict[str, Curve]]]) -> Figure:
+def draw(found: dict[str, Found]) -> Figure:
     """A row for each model, a column for each setting."""
     figure = Figure(figsize=(13, 3.6 * len(found)), layout="constrained")
     axes = figure.subplots(len(found), 3, squeeze=False)
@@ -91,7 +92,7 @@ def draw(found: dict[str, dict[str, dict[str, Curve]]]) -> Figure:
     return figure
 
 
-def main(out: Path | None = None, n_photographs: int = 2, n_digits: int = 100) -> dict[str, dict[str, dict[str, Curve]]]:
+def main(out: Path | None = None, n_photographs: int = 2) -> dict[str, Found]:
     # Where does an explanation's relevance come from, and where does it go? The ledger has a row for each operation.
     vit, digits, classes = digits_vit()
     print(f"digits ViT: {(vit(digits).argmax(1) == classes).float().mean():.2f} right on digits it has not seen\n")
@@ -99,18 +100,18 @@ def main(out: Path | None = None, n_photographs: int = 2, n_digits: int = 100) -
 
     # The model says what it is worth to trust each setting: the area between its perturbation curves.
     lite0 = efficientnet_lite0()
-    chosen = photographs(["A cup of coffee", "A dahlia"][:n_photographs])
+    chosen = photographs()[:n_photographs]
     photos = standardized([cropped(each.open()) for each in chosen])
     with torch.no_grad():
         targets = lite0(photos).argmax(1)
     found = {
         "EfficientNet-Lite0": faithfulness(lite0, photos, targets, n_steps=5),
-        "digits ViT": faithfulness(vit, digits[:n_digits], classes[:n_digits], n_steps=8),
+        "digits ViT": faithfulness(vit, digits[:100], classes[:100], n_steps=8),
     }
     for model, settings in found.items():
         for setting, curves in settings.items():
             for name, curve in curves.items():
-                values = "  ".join(f"{value:g}: {score:+.3f}" if setting != "attention" else f"{value}: {score:+.3f}" for value, score in curve.items())
+                values = "  ".join(f"{value} {score:+.3f}" for value, score in curve.items())
                 print(f"{model:<19} {setting:<10} {name:<22} {values}")
     if out is not None:
         draw(found).savefig(out, dpi=110)
@@ -118,4 +119,4 @@ def main(out: Path | None = None, n_photographs: int = 2, n_digits: int = 100) -
 
 
 if __name__ == "__main__":
-    main(Path("relevance_settings.png"), n_photographs=8)
+    main(Path(__file__).with_name("relevance_settings.png"), n_photographs=8)

@@ -128,7 +128,7 @@ class LRPBase(Explainer):
         """
         model_reference(self.model)
         with guard(self.model), torch.inference_mode(False):
-            request = self.request(inputs)
+            request = self.request(inputs, next((each for each in targets if each is not None), None))
             found = [check_targets(each, len(request), request.inputs[0].device) for each in targets]
             maps = self._explained(request, [predicted(request.outputs) if each is None else each for each in found])
             several = (each[0] if len(each) == 1 else each for each in maps)
@@ -188,7 +188,8 @@ class LRPBase(Explainer):
             for piece, each in zip(pieces, found, strict=True):
                 piece.append(each)
 
-        request.model.requires_grad_(False)
+        for each in request.model.parameters():
+            each.requires_grad_(False)
         in_chunks(request, len(request), run)
         if name is None:
             kept.warn(type(self).__name__)

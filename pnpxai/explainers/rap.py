@@ -38,9 +38,11 @@ class RAP(LRPBase):
 
     What came down along negative weights is so taken from all neurons alike, and the least important ones turn
     negative. Each layer keeps the sum: biases absorb nothing, save where no input of a layer is active. Signs of
-    contributions stand for those of weights, so inputs may be negative. Everything without weights goes by
-    `pnpxai.relevance._operations`: sums in proportion, activations, gates, norms and attention as in `LRPBase`; batch
-    norm is merged into the layer before it, its shift being one more bias.
+    contributions stand for those of weights, so inputs may be negative. As step 1 drops the signs of the output
+    layer, the maps of two classes differ little in deep networks: RAP shows what counts more than for which class.
+    Zeros that the model itself pads the image with get relevance in step 3, counted as constants. Everything without
+    weights goes by `pnpxai.relevance.OPERATIONS`: sums in proportion, activations, gates, norms and attention as in
+    `LRPBase`; batch norm is merged into the layer before it, its shift being one more bias.
 
     The arguments are those of `LRPBase`, without ``epsilon``.
 
@@ -169,9 +171,9 @@ def _layer_dims(weight: Tensor) -> tuple[int, ...]:
     return tuple(range(1 - weight.ndim, 0))
 
 
-def _next_below() -> Iterator[WeightedStep]:
-    """The layers that get relevance from the one whose relevance autograd is handing down, with none in between."""
-    nodes, seen = [torch._C._current_autograd_node()], set()
+def _next_below(node: Any) -> Iterator[WeightedStep]:
+    """The layers that get relevance from the one with this node in autograd's graph, with none in between."""
+    nodes, seen = [node], set()
     while nodes:
         for node, _ in nodes.pop().next_functions:
             if node is None or node in seen:
@@ -207,7 +209,7 @@ def _rule_class() -> Callable[[bool], Any]:
             transposed: Pull,
         ) -> Tensor:
             """Relevance of ``x``; tell the layers below that they are not the last."""
-            for each in _next_below():
+            for each in _next_below(step.node):
                 if isinstance(each.rule, Relative):
                     each.rule.last = False
             rule = absolute if self.last else boxed if self.first else relative

@@ -30,7 +30,7 @@ from pnpxai.relevance._proportional import (
     Taylor,
     Winner,
 )
-from pnpxai.relevance._rule import Constant, Identity, Move, MoveFirst, Refused, Rule
+from pnpxai.relevance._rule import Aside, Constant, Identity, Move, MoveFirst, Refused, Rule
 from pnpxai.relevance._weighted import STAND_INS, Weighted
 
 _DIMS = (1, 2, 3)
@@ -68,6 +68,7 @@ _LISTED: list[tuple[Rule, str]] = [
     (MoveFirst(), "view_as reshape_as expand_as type_as to"),
     (Identity(), "detach data"),
     (Constant(), "new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like"),
+    (Aside(), "register_hook retain_grad register_post_accumulate_grad_hook is_same_size numel"),
     (Constant(), "rand_like randn_like randint_like bernoulli"),
     (Winner(), "maximum minimum fmax fmin"),
     # Linear maps without weights: by contribution.

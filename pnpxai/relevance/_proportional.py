@@ -35,6 +35,12 @@ class Proportional(StepRule):
         kept = {id(each) for place, name in self.held if depends(each := call.argument(place, name))}
         return call.swapped(lambda each: each.detach() if id(each) in kept else each) if kept else call
 
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Make the call; sums and averages of gates, and of gates and constants, are gates."""
+        gate = min((propagation.trail(each).gate for each in call.tensors), default=0)
+        result = super().trace(call, propagation)
+        return propagation.know(result, gate) if depends(result) else result
+
     def share(self, step: Step, relevance: Tensor) -> Sequence[Tensor]:
         """Hand relevance down in proportion to the contributions."""
         z = step.output.tensor
@@ -79,12 +85,6 @@ class Sum(Contributions):
             if isinstance(each, Tensor | int | float):
                 total += torch.as_tensor(each).abs()
         return total
-
-    def trace(self, call: Call, propagation: Propagation) -> Any:
-        """Make the call; sums of gates, and of gates and constants, are gates."""
-        gate = min(propagation.trail(each).gate for each in call.tensors)
-        result = super().trace(call, propagation)
-        return propagation.know(result, gate) if depends(result) else result
 
     def constant(self, step: Step) -> Tensor | None:
         """The constant term, if there is one."""

@@ -45,6 +45,7 @@ class Step:
         output: the result's values, likewise.
         propagation: the pass it belongs to.
         account: where its relevance went.
+        node: its node in autograd's graph, while relevance is handed down.
     """
 
     call: Call
@@ -55,6 +56,7 @@ class Step:
     output: Kept
     propagation: Propagation
     account: Account
+    node: Any = None
 
     def pulled_back(self, upper: Tensor) -> list[Tensor]:
         """``Jᵀ upper`` for each leaf, J being the call's own Jacobian; zeros where there is none."""
@@ -107,6 +109,8 @@ class StepRule(Rule):
         with torch.set_grad_enabled(self.keeps_graph):
             own = call.swapped(lambda _: next(places))
             result = self.run(own)
+        if isinstance(result, Tensor) and result.is_complex():
+            return Refused().trace(call, propagation)
         if not tensors or not isinstance(result, Tensor) or not result.is_floating_point():
             return propagation.written(target, result)
         keep = propagation.keeper.keep if self.keeps_values else _nothing
@@ -145,7 +149,9 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
         step: Step = ctx.step
         step.propagation.received(step.account, relevance)
+        step.node = ctx
         shared = ctx.rule.share(step, relevance)
+        step.node = None
         if not step.propagation.again:
             ctx.step = None
         return (None, None, None, *shared)
@@ -255,6 +261,14 @@ class Identity(Rule):
             return propagation.know(tensor.view_as(tensor), propagation.trail(tensor).gate)
 
 
+class Aside(Rule):
+    """For what a model does with a tensor besides computing, such as registering a hook; the hook sees relevance."""
+
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Make the call as it is."""
+        return call.run()
+
+
 class Constant(Rule):
     """For operations that take no more than the shape and kind of a tensor, such as ``new_zeros``."""
 
@@ -291,7 +305,9 @@ class Refused(Rule):
     def _barred(self, result: Any, tensors: Sequence[Tensor], error: Exception, propagation: Propagation) -> Any:
         if type(result) in (tuple, list):
             return type(result)(self._barred(each, tensors, error, propagation) for each in result)
-        if not isinstance(result, Tensor) or not result.is_floating_point():
+        if type(result).__module__ == "numpy":
+            raise error
+        if not isinstance(result, Tensor) or not (result.is_floating_point() or result.is_complex()):
             return result
         with torch.enable_grad():
             return propagation.know(_Barrier.apply(error, (result.data,), *tensors), self.gate)

@@ -59,7 +59,7 @@ RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def composite(rule: str) -> Any:
     net = nn.Identity()
     if rule == "gamma":
-        hook = Gamma(GAMMA, Stabilizer(EPSILON))
+        hook = gamma_rule(GAMMA, Stabilizer(EPSILON))
         return LayerMapComposite([(types.Convolution, hook), (types.Linear, hook)])
     classes = {"epsilon": LRPUniformEpsilon, "plus": LRPEpsilonPlus, "alpha2 beta1": LRPEpsilonAlpha2Beta1}
     return classes[rule](net, **TINY).zennit_composite
@@ -465,7 +465,7 @@ class TestGamma:
             numbers(*IMAGE),
         )
         upper, maps = numbers(1, 2, seed=3), []
-        for hook in (Gamma(0.3, Stabilizer(1e-6)), ZennitGamma(0.3, Stabilizer(1e-6))):
+        for hook in (gamma_rule(0.3, Stabilizer(1e-6)), ZennitGamma(0.3, Stabilizer(1e-6))):
             chosen = LayerMapComposite([(types.Convolution, hook), (types.Linear, hook)])
             with ZennitGradient(net, chosen) as attributor:
                 maps.append(attributor(x.clone().requires_grad_(), upper)[1])

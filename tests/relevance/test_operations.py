@@ -409,8 +409,9 @@ def test_refused_only_if_relevance_reaches_it(name: str) -> None:
         function(x)
         return x.relu()
 
+    inner = Inner()
+    model = Function(lambda x: inner(x), inner=inner)
     with pytest.raises(UnsupportedOperationError, match=rf"{name} in inner \(Inner\).*register_rule\('{name}'"):
-        model = Function(lambda x: model.inner(x), inner=Inner())  # noqa: F821
         by_rules(model, X)
     close(by_rules(unreached, X, upper=UP).relevance[0], UP)
 

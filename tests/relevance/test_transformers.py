@@ -17,8 +17,8 @@ from tests.nets import batch, seeded
 from tests.relevance.explicit import close, stabilized
 
 D = torch.float64
-EPSILON, STABILIZER = 1e-3, 1e-5
-RULES: dict[str, Any] = {"epsilon": EPSILON, "stabilizer": STABILIZER}
+EPSILON = 1e-3
+RULES: dict[str, Any] = {"epsilon": EPSILON, "stabilizer": 1e-5}
 each_attention = pytest.mark.parametrize("attention", ["constant", "attnlrp"])
 
 Back = Callable[[Tensor], Any]
@@ -45,7 +45,7 @@ def norm(x: Tensor, layer: nn.LayerNorm) -> Done:
     y = (x - mean) / deviation * layer.weight + layer.bias
 
     def back(relevance: Tensor) -> Tensor:
-        share = relevance / stabilized(y, STABILIZER) * layer.weight / deviation
+        share = relevance / stabilized(y, EPSILON) * layer.weight / deviation
         return x * (share - share.sum(-1, keepdim=True) / x.shape[-1])
 
     return Done(y, back)
@@ -54,7 +54,7 @@ def norm(x: Tensor, layer: nn.LayerNorm) -> Done:
 def add(a: Tensor, b: Tensor) -> Done:
     """In proportion."""
     z = a + b
-    return Done(z, lambda r: (a / stabilized(z, STABILIZER) * r, b / stabilized(z, STABILIZER) * r))
+    return Done(z, lambda r: (a / stabilized(z, EPSILON) * r, b / stabilized(z, EPSILON) * r))
 
 
 class Mask(NamedTuple):
@@ -73,15 +73,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, attention: str) -
     z = torch.einsum("nhts,nhsd->nhtd", weights, v)
 
     def back(relevance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        share = relevance / stabilized(z, STABILIZER)
+        share = relevance / stabilized(z, EPSILON)
         at_v = torch.einsum("nhts,nhsd,nhtd->nhsd", weights, v, share)
         if attention == "constant":
             return torch.zeros_like(q), torch.zeros_like(k), at_v
         at_weights = torch.einsum("nhts,nhsd,nhtd->nhts", weights, v, share) / 2
         at_scores = products * scale * (at_weights - weights * at_weights.sum(-1, keepdim=True))
         if mask is not None and mask.added:
-            at_scores = at_scores * products * scale / stabilized(products * scale, STABILIZER)
-        inner = at_scores / stabilized(products, STABILIZER) / 2
+            at_scores = at_scores * products * scale / stabilized(products * scale, EPSILON)
+        inner = at_scores / stabilized(products, EPSILON) / 2
         return (
             q * torch.einsum("nhts,nhsd->nhtd", inner, k),
             k * torch.einsum("nhts,nhtd->nhsd", inner, q),
@@ -215,7 +215,7 @@ def test_vision_transformer(attention: str) -> None:
     def token_and_positions(x: Tensor) -> Done:
         joined = torch.cat([net.class_token.expand(len(x), 1, -1), x], 1)
         z = joined + net.encoder.pos_embedding
-        return Done(z, lambda relevance: (joined / stabilized(z, STABILIZER) * relevance)[:, 1:])
+        return Done(z, lambda relevance: (joined / stabilized(z, EPSILON) * relevance)[:, 1:])
 
     def block(layer: Any) -> Callable[[Tensor], Done]:
         def attends(x: Tensor) -> Done:
