@@ -18,6 +18,8 @@ from pnpxai.photographs import cropped, efficientnet_lite0, package_file, photog
 
 MOST_PARAMETERS = 120e6
 """Above this a model is left out."""
+LARGE = 40e6
+"""Above this time is taken on smaller inputs."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,13 @@ def torchvision_zoo() -> Iterator[Specimen]:
         if size < MOST_PARAMETERS or name == "vgg16_bn":
             whole = name.startswith(("vit", "maxvit"))
             pixels = 224 if whole else 96 if name == "inception_v3" else 64
+            timed = 224 if whole or size < LARGE else 128
             yield Specimen(
                 name,
                 "torchvision",
                 partial(torchvision_net, name),
                 partial(normal, 1, 3, pixels, pixels),
-                partial(normal, 1, 3, 224, 224),
+                partial(normal, 1, 3, timed, timed),
             )
 
 
@@ -602,7 +605,7 @@ class Excited(nn.Module):
 def torch_zoo() -> Iterator[Specimen]:
     """Models of torch's own layers."""
     padded = (*normal(2, TOKENS, 32), mask() == 0)
-    series = partial(normal, 2, 6, 50)
+    series = partial(normal, 2, 6, 30)
     pictures, large = partial(normal, 2, 3, 32, 32), partial(normal, 1, 3, 224, 224)
     small = (*normal(2, 8), torch.randn(2, 8, generator=torch.Generator().manual_seed(3)))
     models: list[tuple[str, Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]], int]] = [

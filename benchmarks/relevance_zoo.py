@@ -38,7 +38,7 @@ PARTS = ("time", "ledger", "conservation")
 TINY = {"epsilon": 1e-9, "stabilizer": 1e-9, "relative_epsilon": True}
 """Of the measurements in float64; time is taken with the defaults."""
 FEWEST, REPETITIONS = 3, 7
-SECONDS = 4.0
+SECONDS = 3.0
 """No further repetition begins after this time, once there are the fewest."""
 CONSERVED, CLOSED, ADDED_TIME = 1e-3, 1e-6, 3.0
 """Largest |1 - ΣR/f|, largest gap of the ledger and largest median time that are aimed at."""
@@ -293,10 +293,13 @@ def reasons(records: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     for record in records:
         if "crashed" in record:
             found.setdefault(f"crashed: {record['crashed']}", []).append(record["name"])
+        own: dict[str, list[str]] = {}
         for name, result in record.get("composites", {}).items():
-            for way in ("refused", "crashed"):
-                if way in result:
-                    found.setdefault(f"{way}: {result[way]}", []).append(f"{record['name']} ({name})")
+            for way in result.keys() & {"refused", "crashed"}:
+                own.setdefault(f"{way}: {result[way]}", []).append(name)
+        for why, names in own.items():
+            which = "" if len(names) == len(COMPOSITES) else f" ({'; '.join(names)})"
+            found.setdefault(why, []).append(record["name"] + which)
     return found
 
 
@@ -396,9 +399,10 @@ def page(records: Sequence[dict[str, Any]], seconds: float) -> None:
             "that absorbs relevance (biases, running means, position embeddings, class tokens) at zero; of a batch, "
             "the sample furthest from 1. The other rules need not conserve: z⁺ loses relevance where nothing is "
             "positive, αβ doubles it where nothing is negative. The ledger's gap: with biases, the largest share of an "
-            "operation's Σ abs(R) that is neither handed down nor absorbed. Time: float32, 224 pixels, batch of 1 (2 "
-            "for sequences), the explainers' defaults, over a forward and a backward pass to the inputs with frozen "
-            "weights; medians of interleaved repetitions. Four numbers in a column are the four rules.",
+            "operation's Σ abs(R) that is neither handed down nor absorbed. Time: float32, 224 pixels (128 for most "
+            "models above 40 million parameters), batch of 1 (2 for sequences), the explainers' defaults, over a "
+            "forward and a backward pass to the inputs with frozen weights; medians of interleaved repetitions. Four "
+            "numbers in a column are the four rules.",
             "",
             *summary(records),
             "",

@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import torch
@@ -48,7 +48,7 @@ class Call:
         """The call without its arguments, which would keep memory."""
         return replace(self, args=(), kwargs={}, target=None)
 
-    @property
+    @cached_property
     def tensors(self) -> list[Tensor]:
         """The arguments that depend on what is explained, in order, with repetitions."""
         return [each for each in flat((self.args, self.kwargs)) if depends(each)]

@@ -24,7 +24,7 @@ from pnpxai.relevance._call import (
     operation_name,
 )
 from pnpxai.relevance._operations import MODULES, OPERATIONS
-from pnpxai.relevance._rule import Refused, Rule, Step
+from pnpxai.relevance._rule import OWN_FUNCTIONS, Refused, Rule, Step
 from pnpxai.relevance._stabilizer import Stabilizer
 from pnpxai.relevance._weighted import WeightedStep
 from pnpxai.watch import RunningModules
@@ -122,9 +122,7 @@ class Propagation(TorchFunctionMode):
             return func(*args, **kwargs)
         path, module = self._running.innermost
         call = Call(func, tuple(args), kwargs, name, path, module, changed_in_place(func, args, kwargs))
-        for each in tensors:
-            self.check(each, f"before {call.name} in {call.place}")
-        makers = [self._trails[each].step for each in tensors]
+        makers = [self._maker(each, call) for each in tensors]
         with torch.inference_mode(False):
             result = (rule or Refused()).trace(call, self)
         if name != "clone" and any(depends(each) for each in flat(result)):
@@ -133,29 +131,33 @@ class Propagation(TorchFunctionMode):
                     maker.used(each)
         return result
 
+    def _maker(self, tensor: Tensor, call: Call) -> Step | None:
+        """The step that made a tensor, which a call takes."""
+        trail = self._trails.get(tensor)  # type: ignore[no-untyped-call]
+        if trail is None or not _ours(tensor.grad_fn):
+            self.check(tensor, f"before {call.name} in {call.place}")
+        found: Step | None = trail.step
+        return found
+
     def check(self, tensor: Tensor, where: str) -> None:
         """Refuse a tensor that was not made by an operation with a rule.
 
         Raises:
             UnsupportedOperationError: its gradient would be taken for relevance.
         """
-        made = tensor.grad_fn
-        own = isinstance(made, torch.autograd.function.BackwardCFunction) and made.name() not in (
-            "_NodeBackward",
-            "_BarrierBackward",
-        )
-        if tensor not in self._trails or own:
+        if tensor not in self._trails or not _ours(tensor.grad_fn):
+            made = "a tensor" if tensor.grad_fn is None else tensor.grad_fn.name()
             raise UnsupportedOperationError(
                 "a model in which every operation on the inputs is a call of a torch function",
-                f"{made.name() if made is not None else 'a tensor'}, made out of sight, {where}",
+                f"{made}, made out of sight, {where}",
                 "Register a rule for the module that makes it with pnpxai.relevance.register_rule, or use a method "
                 "without rules, such as IntegratedGradients, GradCam or RISE.",
             )
 
     def trail(self, tensor: Tensor) -> Trail:
         """What is known of a tensor."""
-        found: Trail = self._trails[tensor] if tensor in self._trails else Trail()
-        return found
+        found: Trail | None = self._trails.get(tensor)  # type: ignore[no-untyped-call]
+        return found or Trail()
 
     def know(self, tensor: Tensor, gate: int = 0, step: Step | None = None) -> Tensor:
         """Remember how a tensor was made."""
@@ -221,3 +223,11 @@ class Propagation(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _ours(node: Any) -> bool:
+    """Whether a node of autograd's graph is torch's or the package's, and not of a function somebody wrote."""
+    return (
+        not isinstance(node, torch.autograd.function.BackwardCFunction)
+        or vars(type(node))["_forward_cls"] in OWN_FUNCTIONS
+    )

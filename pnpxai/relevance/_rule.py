@@ -322,3 +322,7 @@ class _Barrier(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> Any:
         raise ctx.error
+
+
+OWN_FUNCTIONS = (_Node, _Barrier)
+"""The autograd functions whose nodes carry relevance."""

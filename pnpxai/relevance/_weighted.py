@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -141,6 +142,12 @@ class Weighted(StepRule):
         return [hand_down(step.rule, step, linear, x, z, relevance, transposed)]
 
 
+@cache
+def _stand_in(kind: str) -> nn.Module:
+    arguments = (1, 1) if kind == "linear" else (1, 1, 1)
+    return STAND_INS[kind](*arguments, device="meta").requires_grad_(False)
+
+
 def _rule(kind: str, step: WeightedStep) -> BasicHook:
     from zennit import types
     from zennit.core import BasicHook
@@ -149,8 +156,7 @@ def _rule(kind: str, step: WeightedStep) -> BasicHook:
     of_kind = types.Convolution if kind.startswith("conv") else types.Linear
     module = call.module
     if not isinstance(module, of_kind) or (kind == "linear" and isinstance(module, types.Convolution)):
-        arguments = (1, 1) if kind == "linear" else (1, 1, 1)
-        module = STAND_INS[kind](*arguments, device="meta")
+        module = _stand_in(kind)
     rule = propagation.settings.composite.module_map(propagation.composite_context, call.path, module)
     if not isinstance(rule, BasicHook):
         raise UnsupportedOperationError(

@@ -18,6 +18,7 @@ from pnpxai.errors import (
     ParameterError,
     PnPXAIError,
     RelevanceWarning,
+    UnsupportedModelError,
     UnsupportedOperationError,
 )
 from pnpxai.explainers import LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
@@ -313,17 +314,14 @@ def test_branches_that_depend_on_the_data() -> None:
 def test_half_precision_is_right_within_its_precision(
     cls: type[LRPBase], dtype: torch.dtype, precision: float, ground: str
 ) -> None:
-    """Of the largest magnitude, after some tens of roundings; or there is a warning."""
+    """Of the largest magnitude, after some tens of roundings; and without a warning."""
     build, shape = GROUNDS[ground]
     net, x = build().to(dtype), batch(2, *shape).to(dtype)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RelevanceWarning)
-        found = cls(net, epsilon=0.01, stabilizer=0.01).attribute(x, 1)
+    found = cls(net, epsilon=0.01, stabilizer=0.01).attribute(x, 1)
     expected = cls(copy.deepcopy(net).double(), epsilon=0.01, stabilizer=0.01).attribute(x.double(), 1)
     assert found.dtype == dtype
     assert torch.isfinite(found).all()
-    if not caught:
-        close(found.double(), expected, 40 * precision)
+    close(found.double(), expected, 40 * precision)
 
 
 @each_of_four
@@ -472,6 +470,41 @@ class Stem(nn.Module):
         if x.ndim == 4:
             F.conv2d(x, torch.ones(1, x.shape[1], 1, 1, dtype=x.dtype))
         return x
+
+
+@each_of_four
+def test_a_convolution_is_one_with_the_batch_norm_after_it(cls: type[LRPBase]) -> None:
+    net, x = residual().double(), numbers(2, 3, 8, 8)
+    found = cls(net, layer="block.conv").attribute(x, 1)
+    close(found, cls(net, layer="block.norm").attribute(x, 1), 1e-12)
+
+
+@each_of_four
+@pytest.mark.parametrize("attention", ["constant", "attnlrp"])
+def test_relevance_at_an_attention(cls: type[LRPBase], attention: Any) -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x, x, x)[0]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = Attends(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.attention(x).mean(1))
+
+    net, x = seeded(Net().double()), numbers(2, 5, 4)
+    value = net.attention(x).detach()
+    rest = Function(lambda x: net.head(x.mean(1)), head=net.head)
+    found = cls(net, layer="attention", attention=attention).attribute(x, 1)
+    close(found, cls(rest, attention=attention).attribute(value, 1), 1e-12)
+    with pytest.raises(UnsupportedModelError, match="attention.inner"):
+        cls(net, layer="attention.inner").attribute(x, 1)
 
 
 class Tokens(nn.Module):
