@@ -93,7 +93,8 @@ class Recorded:
     """The outputs of every call of a model inside the block."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model, self.outputs = model, []
+        self.model = model
+        self.outputs: list[Tensor] = []
 
     def __enter__(self) -> Recorded:
         self.handle = self.model.register_forward_hook(self._record)
@@ -338,12 +339,14 @@ def summary(records: Sequence[dict[str, Any]]) -> list[str]:
         "crashed" in result for each in records for result in each.get("composites", {}).values()
     )
     forwards = values(records, "forward")
+    warned = sum(any(result.get("warned") for result in each.get("composites", {}).values()) for each in records)
     return [
         *table(columns, rows),
         "",
         f"- {len(records)} models; {crashes} crashes. All unchanged afterwards: "
         f"{'yes' if all(each.get('unchanged') for each in records) else 'NO'}. The outputs under the rules differ from "
         f"the plain ones by at most {statistic(forwards, max, '.0e')} of the largest.",
+        f"- Models with a RelevanceWarning, in float32 with the defaults or in float64: {warned}.",
         f"- ε-rule: abs(1 − ΣR/f) < {CONSERVED:g} on {kept} of {len(ratios)} models it runs on ({share:.1%} of all; "
         "aim: 98 %).",
         f"- Ledger: the largest gap of any operation is {statistic(gaps, max, '.1e')} of its Σ abs(R) "
@@ -361,9 +364,8 @@ def row(record: dict[str, Any]) -> list[str]:
     results = record["composites"].values()
 
     def each(key: str, form: Callable[[dict[str, Any]], str]) -> str:
-        return " · ".join(
-            form(result) if key in result else "refused" if "refused" in result else "–" for result in results
-        )
+        shown = [form(result) if key in result else "refused" if "refused" in result else "–" for result in results]
+        return " · ".join(shown) if any(key in result for result in results) else shown[0]
 
     base = next((result["gradient"] for result in results if "gradient" in result), math.nan)
     return [
@@ -373,7 +375,7 @@ def row(record: dict[str, Any]) -> list[str]:
         f"{abs(1 - record['composites']['ε']['ratio']):.0e}" if "ratio" in record["composites"]["ε"] else "–",
         each("ratio", lambda result: f"{result['ratio']:.3g}"),
         each("gap", lambda result: f"{result['gap']:.0e}"),
-        f"{1000 * base:.0f}",
+        "–" if math.isnan(base) else f"{1000 * base:.3g}",
         each("seconds", lambda result: f"{result['seconds'] / result['gradient']:.1f}"),
     ]
 
@@ -411,7 +413,7 @@ def page(records: Sequence[dict[str, Any]], seconds: float) -> None:
             "",
             *table(columns, [row(each) for each in records]),
             "",
-            f"`make zoo`: {circumstances(seconds, found)}, {torch.get_num_threads()} threads",
+            f"`make zoo`: {circumstances(seconds, found)}, {torch.get_num_threads()} thread(s)",
         ],
     )
 

@@ -124,6 +124,7 @@ def relevance_of_chunk(
         reached = tuple(starts) if recorded is None else (recorded.tensor,)
     differentiable(outputs, request)
     propagation.check(outputs, f"at the end of {type(request.model).__name__}")
+    _compare(outputs, index, request)
     found = []
     for place, target in enumerate(targets):
         relevance = start_relevance(outputs, target, request)
@@ -134,6 +135,21 @@ def relevance_of_chunk(
         found.append(maps)
         books.add(propagation.accounts if last else (), relevance, maps)
     return found
+
+
+def _compare(outputs: Tensor, index: Tensor, request: Request) -> None:
+    """Warn if the model gives other outputs now than it gave without rules, where it has been asked."""
+    if "outputs" not in vars(request):
+        return
+    plain, found = request.outputs[index], outputs.detach()
+    tolerance = max(1e-3, 32 * torch.finfo(found.dtype).eps) * plain.abs().max()
+    if not ((plain - found).abs() <= tolerance).all():
+        warnings.warn(
+            f"{type(request.model).__name__} gives outputs that differ by {(plain - found).abs().max():.3g} when it "
+            "is run with gradients; its relevance is that of the outputs with gradients.",
+            RelevanceWarning,
+            stacklevel=6,
+        )
 
 
 class _LayerStart:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pnpxai.relevance._call import Call
-from pnpxai.relevance._proportional import Contributions, held
+from pnpxai.relevance._call import Call, held
+from pnpxai.relevance._proportional import Contributions
 from pnpxai.relevance._rule import Step, StepRule
 
 if TYPE_CHECKING:

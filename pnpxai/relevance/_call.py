@@ -150,6 +150,11 @@ def depends(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad and not isinstance(value, nn.Parameter)
 
 
+def held(call: Call, tensor: Tensor) -> Call:
+    """The call with one of its tensors held constant."""
+    return call.swapped(lambda each: each.detach() if each is tensor else each)
+
+
 def flat(value: Any) -> Iterator[Any]:
     """Everything in nested tuples, lists and mappings."""
     if isinstance(value, tuple | list):

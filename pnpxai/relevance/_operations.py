@@ -16,21 +16,13 @@ from pnpxai.relevance import _composed, _recurrent
 from pnpxai.relevance._bilinear import Bilinear
 from pnpxai.relevance._call import operation_name
 from pnpxai.relevance._composed import Composed
+from pnpxai.relevance._elementwise import Pass, Power, Product, Quotient, Scaled
 from pnpxai.relevance._linear_maps import read_addmm, read_layer, read_product
+from pnpxai.relevance._moves import Aside, Constant, Identity, Move, MoveFirst
 from pnpxai.relevance._norms import BatchNorm, InstanceNorm, Normalised
-from pnpxai.relevance._proportional import (
-    Pass,
-    Power,
-    Product,
-    Proportional,
-    Quotient,
-    Scaled,
-    Softmax,
-    Sum,
-    Taylor,
-    Winner,
-)
-from pnpxai.relevance._rule import Aside, Constant, Identity, Move, MoveFirst, Refused, Rule
+from pnpxai.relevance._proportional import Added, Proportional, Softmax, Sum, Taylor, Winner
+from pnpxai.relevance._refused import Refused
+from pnpxai.relevance._rule import Rule
 from pnpxai.relevance._weighted import STAND_INS, Weighted
 
 _DIMS = (1, 2, 3)
@@ -72,6 +64,7 @@ _LISTED: list[tuple[Rule, str]] = [
     (Constant(), "rand_like randn_like randint_like bernoulli"),
     (Winner(), "maximum minimum fmax fmin"),
     # Linear maps without weights: by contribution.
+    (Added(), "scatter_add index_add"),
     (Sum(), "add sub rsub __radd__ __rsub__"),
     (Proportional(), "mean sum nansum cumsum fold"),
     (Proportional(), " ".join(f"{way}avg_pool{d}d" for way in ("", "adaptive_") for d in _DIMS)),

@@ -24,7 +24,8 @@ from pnpxai.relevance._call import (
     operation_name,
 )
 from pnpxai.relevance._operations import MODULES, OPERATIONS
-from pnpxai.relevance._rule import OWN_FUNCTIONS, Refused, Rule, Step
+from pnpxai.relevance._refused import Barrier, Refused
+from pnpxai.relevance._rule import RelevanceNode, Rule, Step
 from pnpxai.relevance._stabilizer import Stabilizer
 from pnpxai.relevance._weighted import WeightedStep
 from pnpxai.watch import RunningModules
@@ -119,7 +120,9 @@ class Propagation(TorchFunctionMode):
         name = operation_name(func)
         rule = OPERATIONS.get(name)
         if rule is None and getattr(func, "__name__", "") == "__get__":
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if not depends(result):
+                return result
         path, module = self._running.innermost
         call = Call(func, tuple(args), kwargs, name, path, module, changed_in_place(func, args, kwargs))
         makers = [self._maker(each, call) for each in tensors]
@@ -227,7 +230,7 @@ class Propagation(TorchFunctionMode):
 
 def _ours(node: Any) -> bool:
     """Whether a node of autograd's graph is torch's or the package's, and not of a function somebody wrote."""
-    return (
-        not isinstance(node, torch.autograd.function.BackwardCFunction)
-        or vars(type(node))["_forward_cls"] in OWN_FUNCTIONS
+    return not isinstance(node, torch.autograd.function.BackwardCFunction) or vars(type(node))["_forward_cls"] in (
+        RelevanceNode,
+        Barrier,
     )

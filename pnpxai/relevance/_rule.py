@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.errors import UnsupportedOperationError
-from pnpxai.relevance._call import Account, Call, Kept, depends, flat
+from pnpxai.relevance._call import Account, Call, Kept
 
 if TYPE_CHECKING:
     from pnpxai.relevance._propagation import Propagation
@@ -30,6 +30,16 @@ class Rule(ABC):
     @abstractmethod
     def trace(self, call: Call, propagation: Propagation) -> Any:
         """Make the call so that autograd, going backward, hands relevance down by this rule."""
+
+
+def unsupported(call: Call) -> UnsupportedOperationError:
+    """The error for an operation without a rule."""
+    return UnsupportedOperationError(
+        "only operations with a relevance rule",
+        f"{call.name} in {call.place}",
+        f"Register one with pnpxai.relevance.register_rule({call.name!r}, …), or use a method without rules, such as "
+        "IntegratedGradients, GradCam or RISE.",
+    )
 
 
 @dataclass
@@ -110,7 +120,7 @@ class StepRule(Rule):
             own = call.swapped(lambda _: next(places))
             result = self.run(own)
         if isinstance(result, Tensor) and result.is_complex():
-            return Refused().trace(call, propagation)
+            raise unsupported(call)
         if not tensors or not isinstance(result, Tensor) or not result.is_floating_point():
             return propagation.written(target, result)
         keep = propagation.keeper.keep if self.keeps_values else _nothing
@@ -126,7 +136,7 @@ class StepRule(Rule):
         )
         self.remember(step, call)
         with torch.enable_grad():
-            traced: Tensor = _Node.apply(self, step, (result.data,), *propagation.tapped(tensors, step.account))
+            traced: Tensor = RelevanceNode.apply(self, step, (result.data,), *propagation.tapped(tensors, step.account))
         of_weights = all(propagation.trail(each).gate == 3 for each in tensors)
         propagation.know(traced, 3 if of_weights else self.gate, step)
         return propagation.written(target, traced)
@@ -139,7 +149,9 @@ def _nothing(tensor: Tensor) -> Kept:
     return Kept(tensor.new_empty(0))
 
 
-class _Node(torch.autograd.Function):
+class RelevanceNode(torch.autograd.Function):
+    """What autograd sees of a step; its backward hands down relevance."""
+
     @staticmethod
     def forward(ctx: Any, rule: StepRule, step: Step, result: tuple[Tensor], *tensors: Tensor) -> Tensor:
         ctx.rule, ctx.step = rule, step
@@ -155,174 +167,3 @@ class _Node(torch.autograd.Function):
         if not step.propagation.again:
             ctx.step = None
         return (None, None, None, *shared)
-
-
-class Move(Rule):
-    """For operations that only move, copy, join or select values: torch's gradient moves relevance the same way.
-
-    What arrives at values that are no part of the input (padding, a class token that is joined on) ends there and is
-    counted as absorbed by constants.
-    """
-
-    def trace(self, call: Call, propagation: Propagation) -> Any:
-        """Make the call as it is, with gradients."""
-        target, call = call.target, self.prepare(call)
-        account = propagation.open_account(call)
-        trails = [propagation.trail(each) for each in call.tensors]
-        blank = _Blank(call) if propagation.measured or _has_constants(call) else None
-        taps = iter(propagation.tapped(call.tensors, account))
-        with torch.enable_grad():
-            call = call.swapped(lambda _: next(taps))
-            if target is None or call.name in RESHAPING:
-                result = call.run()
-            else:
-                result = call.args[0].clone()
-                call.function(result, *call.args[1:], **call.kwargs)
-        for each in flat(result):
-            if depends(each):
-                gate = min((trail.gate for trail in trails), default=0)
-                propagation.know(each, gate, trails[0].step if call.name == "clone" else None)
-                if blank is not None:
-                    each.register_hook(_measure(each is result, blank, account, propagation))
-        return result if call.name in RESHAPING else propagation.written(target, result)
-
-    def prepare(self, call: Call) -> Call:
-        """The call as it is to be made."""
-        return call
-
-
-class MoveFirst(Move):
-    """For operations that take no more than the shape or kind of their second tensor, such as ``expand_as``."""
-
-    def prepare(self, call: Call) -> Call:
-        """Without the second tensor's dependence on the inputs."""
-        first = call.args[0]
-        return call.swapped(lambda each: each if each is first else each.detach())
-
-
-class _Blank:
-    """A call that moves values, on ones: where relevance comes from the inputs and where from constants."""
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.ones = call.swapped(lambda each: each.new_ones(()).expand(each.shape))
-        self.zeros = call.swapped(lambda each: each.new_zeros(()).expand(each.shape))
-
-    def covered(self) -> Tensor:
-        """1 where a value comes from the inputs, 0 where it is constant."""
-        with torch.no_grad():
-            return torch.nan_to_num(self._run(self.ones) - self._run(self.zeros))
-
-    def _run(self, call: Call) -> Tensor:
-        if call.target is None:
-            found: Tensor = call.run()
-            return found
-        written: Tensor = call.args[0].clone()
-        call.function(written, *call.args[1:], **call.kwargs)
-        return written
-
-
-def _measure(whole: bool, blank: _Blank, account: Account, propagation: Propagation) -> Any:
-    def hook(relevance: Tensor | None) -> None:
-        if relevance is None:
-            return
-        propagation.received(account, relevance)
-        if whole:
-            account.count(constants=relevance * (1 - blank.covered()))
-
-    return hook
-
-
-def _has_constants(call: Call) -> bool:
-    given = (*call.args, *call.kwargs.values())
-    first = call.args[0] if call.args and isinstance(call.args[0], tuple | list) else ()
-    return call.name in FILLING or any(
-        isinstance(each, Tensor) and each.is_floating_point() and not each.requires_grad for each in (*given, *first)
-    )
-
-
-RESHAPING = frozenset({"transpose", "squeeze", "unsqueeze", "t", "swapaxes", "swapdims"})
-"""Moving operations that, in place, change a tensor's shape and none of its memory."""
-FILLING = frozenset(
-    {"pad", "constant_pad_nd", "masked_fill", "where", "__setitem__", "index_fill", "fill", "zero", "tril", "triu"}
-)
-"""Moving operations that can put numbers in."""
-
-
-class Identity(Rule):
-    """For ``detach`` and ``data``, which give the same values: relevance is no gradient and goes through them."""
-
-    def trace(self, call: Call, propagation: Propagation) -> Any:
-        """Give the tensor itself under another name."""
-        tensor: Tensor = call.args[0]
-        if call.target is not None:
-            return tensor
-        with torch.enable_grad():
-            return propagation.know(tensor.view_as(tensor), propagation.trail(tensor).gate)
-
-
-class Aside(Rule):
-    """For what a model does with a tensor besides computing, such as registering a hook; the hook sees relevance."""
-
-    def trace(self, call: Call, propagation: Propagation) -> Any:
-        """Make the call as it is."""
-        return call.run()
-
-
-class Constant(Rule):
-    """For operations that take no more than the shape and kind of a tensor, such as ``new_zeros``."""
-
-    def trace(self, call: Call, propagation: Propagation) -> Any:
-        """Make the call without gradients."""
-        with torch.no_grad():
-            return call.run()
-
-
-class Refused(Rule):
-    """For operations without a rule: an error, but only if relevance reaches the result.
-
-    Args:
-        gate: as of `Rule`; what is multiplied with such a result gets all relevance.
-    """
-
-    def __init__(self, gate: int = 0) -> None:
-        self.gate = gate
-
-    def trace(self, call: Call, propagation: Propagation) -> Any:
-        """Make the call without gradients; the results raise when relevance reaches them."""
-        error = UnsupportedOperationError(
-            "only operations with a relevance rule",
-            f"{call.name} in {call.place}",
-            f"Register one with pnpxai.relevance.register_rule({call.name!r}, …), or use a method without rules, such "
-            "as IntegratedGradients, GradCam or RISE.",
-        )
-        if call.target is not None:
-            raise error
-        with torch.no_grad():
-            result = call.swapped(Tensor.detach).run()
-        return self._barred(result, call.tensors, error, propagation)
-
-    def _barred(self, result: Any, tensors: Sequence[Tensor], error: Exception, propagation: Propagation) -> Any:
-        if type(result) in (tuple, list):
-            return type(result)(self._barred(each, tensors, error, propagation) for each in result)
-        if type(result).__module__ == "numpy":
-            raise error
-        if not isinstance(result, Tensor) or not (result.is_floating_point() or result.is_complex()):
-            return result
-        with torch.enable_grad():
-            return propagation.know(_Barrier.apply(error, (result.data,), *tensors), self.gate)
-
-
-class _Barrier(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, error: Exception, result: tuple[Tensor], *tensors: Tensor) -> Tensor:
-        ctx.error = error
-        return result[0]
-
-    @staticmethod
-    def backward(ctx: Any, relevance: Tensor) -> Any:
-        raise ctx.error
-
-
-OWN_FUNCTIONS = (_Node, _Barrier)
-"""The autograd functions whose nodes carry relevance."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pnpxai.errors import UnsupportedOperationError
 from pnpxai.relevance._call import Call
-from pnpxai.relevance._hand_down import Shortcut, bias_part, hand_down  # noqa: F401
+from pnpxai.relevance._hand_down import hand_down
 from pnpxai.relevance._linear_maps import Linear
 from pnpxai.relevance._rule import Rule, Step, StepRule
 
