@@ -15,6 +15,7 @@ from pnpxai.forward import Extractor
 from pnpxai.limits import Within
 from pnpxai.modules import Convolution, Linear
 from pnpxai.relevance import AttentionRule
+from pnpxai.relevance.zennit_rules import alpha_beta_rule, box_rule, composite_of, epsilon_rule, gamma_rule
 
 if TYPE_CHECKING:
     from zennit.canonizers import Canonizer
@@ -68,11 +69,8 @@ class LRPUniformEpsilon(LRPBase):
     @property
     def zennit_composite(self) -> Composite:
         """ε everywhere."""
-        from zennit.composites import LayerMapComposite, layer_map_base
-        from zennit.rules import Epsilon
-        from zennit.types import Linear as AnyLinear
-
-        return LayerMapComposite([*layer_map_base(), (AnyLinear, Epsilon(self.stabilized_by(self.epsilon)))])
+        everywhere = epsilon_rule(self.stabilized_by(self.epsilon))
+        return composite_of(everywhere, everywhere)
 
 
 class LRPEpsilonPlus(LRPBase):
@@ -95,9 +93,8 @@ class LRPEpsilonPlus(LRPBase):
     @property
     def zennit_composite(self) -> Composite:
         """z⁺ and ε."""
-        from zennit.composites import EpsilonPlus
-
-        return EpsilonPlus(self.stabilized_by(self.epsilon), self.stabilized_by(self.stabilizer))
+        plus = alpha_beta_rule(1.0, 0.0, self.stabilized_by(self.stabilizer))
+        return composite_of(plus, epsilon_rule(self.stabilized_by(self.epsilon)))
 
 
 class LRPEpsilonAlpha2Beta1(LRPBase):
@@ -120,9 +117,8 @@ class LRPEpsilonAlpha2Beta1(LRPBase):
     @property
     def zennit_composite(self) -> Composite:
         """αβ and ε."""
-        from zennit.composites import EpsilonAlpha2Beta1
-
-        return EpsilonAlpha2Beta1(self.stabilized_by(self.epsilon), self.stabilized_by(self.stabilizer))
+        alpha_beta = alpha_beta_rule(2.0, 1.0, self.stabilized_by(self.stabilizer))
+        return composite_of(alpha_beta, epsilon_rule(self.stabilized_by(self.epsilon)))
 
 
 class LRPEpsilonGammaBox(LRPBase):
@@ -193,20 +189,10 @@ class LRPEpsilonGammaBox(LRPBase):
         Raises:
             ParameterError: ``low`` is above ``high``.
         """
-        from zennit.composites import SpecialFirstLayerMapComposite, layer_map_base
-        from zennit.rules import Epsilon, ZBox
-        from zennit.types import Convolution as AnyConvolution
-        from zennit.types import Linear as AnyLinear
-
-        from pnpxai.relevance.zennit_rules import gamma_rule
-
         low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
         if (low > high).any():
             raise ParameterError("low to be at most high", f"low={self.low}, high={self.high}", "Swap the two.")
         stabilizer = self.stabilized_by(self.stabilizer)
         gamma = gamma_rule(self.gamma, stabilizer)
-        linear = gamma if self.gamma_on_linear else Epsilon(self.stabilized_by(self.epsilon))
-        return SpecialFirstLayerMapComposite(
-            [*layer_map_base(), (AnyConvolution, gamma), (AnyLinear, linear)],
-            [(AnyConvolution, ZBox(low, high, stabilizer))],
-        )
+        linear = gamma if self.gamma_on_linear else epsilon_rule(self.stabilized_by(self.epsilon))
+        return composite_of(gamma, linear, first=box_rule(low, high, stabilizer))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any, Literal
@@ -46,7 +46,7 @@ class Call:
 
     def stripped(self) -> Call:
         """The call without its arguments, which would keep memory."""
-        return replace(self, args=(), kwargs={}, target=None)
+        return Call(self.function, (), {}, self.name, self.path, self.module)
 
     @cached_property
     def tensors(self) -> list[Tensor]:
@@ -67,7 +67,8 @@ class Call:
         def change(value: Any) -> Any:
             return swap(value) if depends(value) else value
 
-        return replace(self, args=_mapped(self.args, change), kwargs=_mapped(dict(self.kwargs), change))
+        args, kwargs = _mapped(self.args, change), _mapped(dict(self.kwargs), change)
+        return Call(self.function, args, kwargs, self.name, self.path, self.module, self.target)
 
     def out_of_place(self) -> Call:
         """The same call without its change of the first argument."""
@@ -147,7 +148,9 @@ class Keeper:
 
 def depends(value: Any) -> bool:
     """Whether a value is a tensor computed from what is explained."""
-    return isinstance(value, Tensor) and value.requires_grad and not isinstance(value, nn.Parameter)
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return False
+    return type(value) is Tensor or not isinstance(value, nn.Parameter)
 
 
 def held(call: Call, tensor: Tensor) -> Call:
@@ -155,23 +158,34 @@ def held(call: Call, tensor: Tensor) -> Call:
     return call.swapped(lambda each: each.detach() if each is tensor else each)
 
 
-def flat(value: Any) -> Iterator[Any]:
-    """Everything in nested tuples, lists and mappings."""
-    if isinstance(value, tuple | list):
+def flat(value: Any) -> list[Any]:
+    """Everything in nested tuples, lists and dicts."""
+    found: list[Any] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Any]) -> None:
+    if isinstance(value, _SEQUENCES):
         for each in value:
-            yield from flat(each)
-    elif isinstance(value, Mapping):
-        yield from flat(tuple(value.values()))
+            _collect(each, found)
+    elif isinstance(value, dict):
+        for each in value.values():
+            _collect(each, found)
     else:
-        yield value
+        found.append(value)
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    if isinstance(value, tuple | list):
-        return type(value)(_mapped(each, change) for each in value)
+    if isinstance(value, _SEQUENCES):
+        changed = [_mapped(each, change) for each in value]
+        return changed if isinstance(value, list) else tuple(changed)
     if isinstance(value, dict):
         return {key: _mapped(each, change) for key, each in value.items()}
     return change(value)
+
+
+_SEQUENCES = (tuple, list)
 
 
 @cache
@@ -183,6 +197,7 @@ def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
         return ()
 
 
+@cache
 def operation_name(function: Any) -> str:
     """The name under which a torch function is listed.
 

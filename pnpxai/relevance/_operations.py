@@ -144,8 +144,8 @@ def register_rule(operation: str | Callable[..., Any] | type[nn.Module], rule: R
         MODULES[operation] = rule
     elif isinstance(operation, str):
         OPERATIONS[operation] = rule
-    elif callable(operation) and operation_name(operation):
-        OPERATIONS[operation_name(operation)] = rule
+    elif callable(operation) and (name := operation_name(operation)):  # type: ignore[arg-type]
+        OPERATIONS[name] = rule
     else:
         raise DeclarationError(
             "a torch function, its name, or a class of modules", f"{operation!r}", "Pass e.g. torch.erfc."

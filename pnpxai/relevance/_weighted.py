@@ -149,13 +149,11 @@ def _stand_in(kind: str) -> nn.Module:
 
 
 def _rule(kind: str, step: WeightedStep) -> BasicHook:
-    from zennit import types
     from zennit.core import BasicHook
 
     propagation, call = step.propagation, step.call
-    of_kind = types.Convolution if kind.startswith("conv") else types.Linear
     module = call.module
-    if not isinstance(module, of_kind) or (kind == "linear" and isinstance(module, types.Convolution)):
+    if not isinstance(module, nn.Linear if kind == "linear" else nn.modules.conv._ConvNd):
         module = _stand_in(kind)
     rule = propagation.settings.composite.module_map(propagation.composite_context, call.path, module)
     if not isinstance(rule, BasicHook):

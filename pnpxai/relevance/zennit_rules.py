@@ -1,4 +1,4 @@
-"""Rules of zennit with a faster way to the same relevance; zennit is imported when one is made."""
+"""Rules and composites of zennit, some with a faster way to the same relevance; zennit is imported when one is made."""
 
 from __future__ import annotations
 
@@ -6,15 +6,48 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pnpxai.relevance._hand_down import Pull, Shortcut
+from pnpxai.relevance._hand_down import Pull, Shortcut, bias_part
 from pnpxai.relevance._linear_maps import Linear
 from pnpxai.relevance._rule import Step
 from pnpxai.relevance._stabilizer import Stabilizer
 
 if TYPE_CHECKING:
-    from zennit.core import BasicHook
+    from zennit.core import BasicHook, Composite
+
+
+def composite_of(convolution: BasicHook, linear: BasicHook, first: BasicHook | None = None) -> Composite:
+    """A composite of zennit for convolutions, linear layers and perhaps another rule for the first convolution.
+
+    Other modules get what they get in zennit's own composites.
+    """
+    from zennit.composites import LayerMapComposite, layer_map_base
+    from zennit.core import Composite
+
+    others = LayerMapComposite(layer_map_base())
+
+    def rule_of(context: dict[str, Any], name: str, module: nn.Module) -> BasicHook | None:
+        if isinstance(module, nn.modules.conv._ConvNd):
+            is_first, context["visited"] = not context.get("visited"), True
+            return first if first is not None and is_first else convolution
+        return linear if isinstance(module, nn.Linear) else others.mapping(context, name, module)
+
+    return Composite(rule_of)
+
+
+def epsilon_rule(stabilizer: Stabilizer) -> BasicHook:
+    """Zennit's ε-rule."""
+    from zennit.rules import Epsilon
+
+    return Epsilon(stabilizer)
+
+
+def box_rule(low: Tensor, high: Tensor, stabilizer: Stabilizer) -> BasicHook:
+    """Zennit's zB-rule."""
+    from zennit.rules import ZBox
+
+    return ZBox(low, high, stabilizer)
 
 
 def gamma_rule(gamma: float, stabilizer: Stabilizer) -> BasicHook:
@@ -29,6 +62,61 @@ def gamma_rule(gamma: float, stabilizer: Stabilizer) -> BasicHook:
         stabilizer: of the denominators.
     """
     return _gamma_class()(gamma, stabilizer)
+
+
+def alpha_beta_rule(alpha: float, beta: float, stabilizer: Stabilizer) -> BasicHook:
+    """Zennit's αβ-rule, which is a hook of zennit and works as one; negative parts of inputs are left out if none are.
+
+    Args:
+        alpha: of positive contributions; 1 with β = 0 for the z⁺-rule.
+        beta: of negative contributions, α - 1.
+        stabilizer: of the denominators.
+    """
+    return _alpha_beta_class()(alpha, beta, stabilizer)
+
+
+@cache
+def _alpha_beta_class() -> Any:
+    from zennit.rules import AlphaBeta as ZennitAlphaBeta
+
+    class AlphaBeta(ZennitAlphaBeta, Shortcut):  # type: ignore[misc]
+        def __init__(self, alpha: float, beta: float, stabilizer: Stabilizer) -> None:
+            super().__init__(alpha, beta, stabilizer)
+            self.alpha, self.beta, self.stabilizer = alpha, beta, stabilizer
+
+        def copy(self) -> AlphaBeta:
+            return AlphaBeta(self.alpha, self.beta, self.stabilizer)
+
+        def hand_down(
+            self, step: Step, linear: Linear, x: Tensor, z: Tensor, relevance: Tensor, transposed: Pull
+        ) -> Tensor:
+            return _alpha_beta_share(self.alpha, self.beta, self.stabilizer, step, linear, x, relevance)
+
+    return AlphaBeta
+
+
+def _alpha_beta_share(
+    alpha: float, beta: float, stabilizer: Stabilizer, step: Step, linear: Linear, x: Tensor, relevance: Tensor
+) -> Tensor:
+    parts = [x.clamp(min=0), x.clamp(max=0)] if (x < 0).any() else [x.detach()]
+    weights = [linear.weight.clamp(min=0), linear.weight.clamp(max=0)]
+    biases = [None, None] if linear.bias is None else [linear.bias.clamp(min=0), linear.bias.clamp(max=0)]
+    with torch.enable_grad():
+        leaves = [each.requires_grad_() for each in parts]
+        sums = []
+        for sign in (0, 1) if beta else (0,):
+            total = linear.apply(leaves[0], weights[sign], biases[sign])
+            total = total + linear.apply(leaves[1], weights[1 - sign], None) if len(leaves) == 2 else total
+            sums.append(total.reshape(relevance.shape))
+    uppers = [
+        weight * relevance / stabilizer(total.detach()) for weight, total in zip((alpha, -beta), sums, strict=False)
+    ]
+    found = torch.autograd.grad(sums, leaves, uppers)
+    explained = [(total.detach() * upper).sum() for total, upper in zip(sums, uppers, strict=True)]
+    absorbed = [bias_part(bias, upper) for bias, upper in zip(biases, uppers, strict=False)]
+    step.absorb(bias=torch.stack(absorbed), epsilon=relevance.sum() - torch.stack(explained).sum())
+    shared = [leaf.detach() * each for leaf, each in zip(leaves, found, strict=True)]
+    return shared[0] + shared[1] if len(shared) == 2 else shared[0]
 
 
 @cache
