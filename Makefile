@@ -39,6 +39,7 @@ test: lint $(VENV)/zennit-1.0.0  ## everything that continuous integration runs
 
 bench: $(VENV)/.dev  ## measured tables, written to benchmarks/results
 	$(BIN)/python -m benchmarks.grid_game
+	$(BIN)/python -m benchmarks.relevance_memory
 
 $(VENV)/.zoo: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --editable '.[zoo]'

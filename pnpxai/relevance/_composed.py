@@ -139,6 +139,12 @@ def _additive(mask: Tensor, scores: Tensor) -> Tensor:
     return F.pad(mask.to(scores.dtype), (0, scores.shape[-1] - mask.shape[-1]))
 
 
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+    """``linear`` with a weight that depends on the inputs."""
+    product = input @ weight.mT
+    return product if bias is None else product + bias
+
+
 def glu(input: Tensor, dim: int = -1) -> Tensor:  # noqa: A002
     """``glu``."""
     value, gate = input.chunk(2, dim)

@@ -20,7 +20,7 @@ from pnpxai.relevance._elementwise import Pass, Power, Product, Quotient, Scaled
 from pnpxai.relevance._linear_maps import read_addmm, read_layer, read_product
 from pnpxai.relevance._moves import Aside, Constant, Identity, Move, MoveFirst
 from pnpxai.relevance._norms import BatchNorm, InstanceNorm, Normalised
-from pnpxai.relevance._proportional import Added, Proportional, Softmax, Sum, Taylor, Winner
+from pnpxai.relevance._proportional import Added, Extreme, Proportional, Softmax, Sum, Taylor, Winner
 from pnpxai.relevance._refused import Refused
 from pnpxai.relevance._rule import Rule
 from pnpxai.relevance._weighted import STAND_INS, Weighted
@@ -28,40 +28,25 @@ from pnpxai.relevance._weighted import STAND_INS, Weighted
 _DIMS = (1, 2, 3)
 _LISTED: list[tuple[Rule, str]] = [
     # Values are moved, copied, joined or selected.
-    (
-        Move(),
-        "view reshape flatten unflatten ravel squeeze unsqueeze atleast_1d atleast_2d atleast_3d",
-    ),
+    (Move(), "view reshape flatten unflatten ravel squeeze unsqueeze atleast_1d atleast_2d atleast_3d"),
     (Move(), "permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint flip fliplr flipud roll rot90"),
     (Move(), "__getitem__ __setitem__ select narrow index_select take take_along_dim gather masked_select diagonal"),
     (Move(), "chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind unsafe_chunk unsafe_split"),
     (Move(), "cat concat concatenate stack hstack vstack dstack column_stack row_stack block_diag broadcast_to"),
-    (
-        Move(),
-        "expand repeat tile repeat_interleave contiguous clone type float double half bfloat16",
-    ),
-    (
-        Move(),
-        "cpu cuda pad constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold",
-    ),
-    (
-        Move(),
-        "where masked_fill masked_scatter index_fill index_copy copy scatter slice_scatter tril triu",
-    ),
-    (Move(), "max min amax amin aminmax median nanmedian topk sort kthvalue msort cummax cummin broadcast_tensors"),
-    (
-        Move(),
-        " ".join(
-            f"{way}max_pool{d}d{end}" for way in ("", "adaptive_") for d in _DIMS for end in ("", "_with_indices")
-        ),
-    ),
+    (Move(), "expand repeat tile repeat_interleave contiguous clone type float double half bfloat16 cpu cuda"),
+    (Move(), "pad constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold"),
+    (Move(), "where masked_fill masked_scatter index_fill index_copy copy scatter slice_scatter tril triu"),
+    (Extreme(), "max min"),
+    (Move(), "amax amin aminmax median nanmedian topk sort kthvalue msort cummax cummin broadcast_tensors"),
+    (Move(), " ".join(f"{way}max_pool{d}d" for way in ("", "adaptive_") for d in _DIMS)),
+    (Move(), " ".join(f"{way}max_pool{d}d_with_indices" for way in ("", "adaptive_") for d in _DIMS)),
     (Move(), "pad_sequence _pack_padded_sequence _pad_packed_sequence"),
-    (Move(), "max_unpool1d max_unpool2d max_unpool3d view_as_real requires_grad zero fill alias lift_fresh"),
+    (Move(), "max_unpool1d max_unpool2d max_unpool3d requires_grad zero fill"),
     (MoveFirst(), "view_as reshape_as expand_as type_as to"),
     (Identity(), "detach data"),
     (Constant(), "new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like"),
-    (Aside(), "register_hook retain_grad register_post_accumulate_grad_hook is_same_size numel"),
     (Constant(), "rand_like randn_like randint_like bernoulli"),
+    (Aside(), "register_hook retain_grad register_post_accumulate_grad_hook"),
     (Winner(), "maximum minimum fmax fmin"),
     # Linear maps without weights: by contribution.
     (Added(), "scatter_add index_add"),
@@ -72,10 +57,8 @@ _LISTED: list[tuple[Rule, str]] = [
     (Proportional(held=((1, "grid"),)), "grid_sample"),
     # Element by element.
     (Pass(), "relu leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish softplus softsign"),
-    (
-        Pass(),
-        "logsigmoid log_sigmoid hardshrink softshrink tanhshrink threshold abs sqrt square log1p expm1 nan_to_num",
-    ),
+    (Pass(), "logsigmoid log_sigmoid hardshrink softshrink tanhshrink threshold"),
+    (Pass(), "abs sqrt square log1p expm1 nan_to_num"),
     (Scaled(), "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout"),
     (Pass(), "normalize rms_norm local_response_norm"),
     (Pass(gate=1), "tanh relu6 hardtanh clamp clip clamp_min clamp_max erf"),
@@ -87,14 +70,14 @@ _LISTED: list[tuple[Rule, str]] = [
     (Softmax(), "softmax"),
     (Taylor(), "log_softmax logsumexp softmin"),
     # Only ever a scale for something else; refused if relevance reaches them.
+    (Refused(gate=2), "exp exp2 log log2 log10 rsqrt reciprocal norm std var var_mean std_mean"),
     (
         Refused(gate=2),
-        "exp exp2 log log2 log10 rsqrt reciprocal norm std var var_mean std_mean cosine_similarity cdist",
+        "cosine_similarity cdist linalg_norm linalg_vector_norm vector_norm sign sgn round floor ceil trunc frac",
     ),
-    (Refused(gate=2), "linalg_norm linalg_vector_norm vector_norm sign sgn round floor ceil trunc frac"),
     # Linear maps with weights: by the composite.
     *((Weighted(kind, read_layer), kind) for kind in STAND_INS if kind != "linear"),
-    (Weighted("linear", read_layer, Bilinear()), "linear"),
+    (Weighted("linear", read_layer, Composed(_composed.linear)), "linear"),
     (Weighted("linear", read_product, Bilinear()), "matmul mm __matmul__ __rmatmul__"),
     (Weighted("linear", read_addmm, Composed(_composed.baddbmm)), "addmm"),
     (Bilinear(), "bmm einsum mv dot inner outer tensordot vdot chain_matmul"),

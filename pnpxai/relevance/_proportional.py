@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pnpxai.relevance._call import Call, depends
-from pnpxai.relevance._rule import Step, StepRule
+from pnpxai.relevance._moves import Move
+from pnpxai.relevance._rule import Rule, Step, StepRule
 from pnpxai.relevance._stabilizer import Stabilizer
 
 if TYPE_CHECKING:
@@ -145,3 +146,12 @@ class Winner(StepRule):
         shared = step.pulled_back(relevance)
         step.absorb(constants=relevance.sum() - sum(each.sum() for each in shared))
         return shared
+
+
+class Extreme(Rule):
+    """``max`` and ``min``: of two tensors as `Winner`, over a dimension as `Move`."""
+
+    def trace(self, call: Call, propagation: Propagation) -> Any:
+        """Choose."""
+        rule = Winner() if isinstance(call.argument(1, "other"), Tensor) else Move()
+        return rule.trace(call, propagation)

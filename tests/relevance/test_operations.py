@@ -274,6 +274,7 @@ PRODUCTS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]] =
     "negative power": (lambda x, y: x * y.abs() ** -0.5, UP, NONE),
     "a number to the power": (lambda x, y: x * 2**y, UP, NONE),
     "the larger": (torch.maximum, torch.where(X > Y, UP, 0.0), torch.where(X > Y, 0.0, UP)),
+    "the larger, by max": (torch.max, torch.where(X > Y, UP, 0.0), torch.where(X > Y, 0.0, UP)),
     "the smaller": (torch.fmin, torch.where(X < Y, UP, 0.0), torch.where(X < Y, 0.0, UP)),
     "lerp": (
         lambda x, y: torch.lerp(x, y, 0.25),
@@ -475,3 +476,31 @@ def test_the_weights_of_an_attention_are_a_gate_in_a_product() -> None:
     found = by_rules(function, scores, values, upper=UP, attention="attnlrp")
     close(found.relevance[1], parts.sum(1) / 2)
     close(found.relevance[0], softmax_by_hand(scores, parts.sum(-1) / 2))
+
+
+@pytest.mark.parametrize("onto", ["constant", "dependent"])
+def test_what_is_scattered_is_shared_by_contribution(onto: str) -> None:
+    index = torch.tensor([[0, 1, 1], [2, 0, 0]])
+    given, upper = numbers(2, 3, seed=4), numbers(2, 4, seed=5)
+    base = numbers(2, 4, seed=6)
+    if onto == "constant":
+        expected, constants = by_contribution(lambda x: base.scatter_add(1, index, x), [given], upper)
+        found = by_rules(lambda x: base.scatter_add(1, index, x), given, upper=upper)
+        assert found.absorbed("constants") == pytest.approx(constants)
+    else:
+        expected, _ = by_contribution(lambda x, y: y.scatter_add(1, index, x), [given, base], upper)
+        found = by_rules(lambda x, y: y.scatter_add(1, index, x), given, base, upper=upper)
+    for mine, right in zip(found.relevance, expected, strict=True):
+        close(mine, right)
+    assert gaps(found.accounts) < 1e-12
+
+
+def test_a_linear_map_with_weights_that_depend_on_the_inputs() -> None:
+    """Half to each operand of the product, and to the bias what it adds."""
+    x, weight, bias, upper = numbers(2, 3), numbers(4, 3, seed=4), numbers(4, seed=5), numbers(2, 4, seed=6)
+    found = by_rules(lambda x, weight: F.linear(x, weight, bias), x, weight, upper=upper)
+    z = x @ weight.T
+    share = (z / stabilized(z + bias) * upper) / stabilized(z)
+    parts = x[:, None] * weight * share[..., None]
+    close(found.relevance[0], parts.sum(1) / 2)
+    close(found.relevance[1], parts.sum(0) / 2)
