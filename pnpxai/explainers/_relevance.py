@@ -19,7 +19,10 @@ from pnpxai.outputs import TargetFunction, select
 from pnpxai.relevance import Account, Ledger, Propagation, Settings
 
 UNEXPLAINED = 0.01
-"""The share of the outputs' relevance that may be neither in the map nor absorbed before there is a warning."""
+"""The share of the outputs' relevance that may be neither in the map nor absorbed before there is a warning.
+
+In half precision it is eight times the dtype's precision, which is what rounding alone can do.
+"""
 
 
 def start_relevance(outputs: Tensor, targets: Tensor | TargetFunction, request: Request) -> Tensor:
@@ -51,6 +54,7 @@ class Books:
         output: relevance that started at the outputs.
         explained: relevance that reached the inputs.
         magnitude: Σ|R| of what started.
+        precision: of the outputs' dtype.
     """
 
     measured: bool = False
@@ -58,9 +62,11 @@ class Books:
     output: float = 0.0
     explained: float = 0.0
     magnitude: float = 0.0
+    precision: float = 0.0
 
     def add(self, accounts: Sequence[Account], relevance: Tensor, explained: Sequence[Tensor]) -> None:
         """Add a chunk's; operations that are the same in every chunk are one entry."""
+        self.precision = torch.finfo(relevance.dtype).eps
         self.output += float(relevance.double().sum())
         self.magnitude += float(relevance.double().abs().sum())
         self.explained += sum(float(each.double().sum()) for each in explained)
@@ -79,7 +85,7 @@ class Books:
     def warn(self, explainer: str) -> None:
         """Warn if too much of the outputs' relevance is found nowhere."""
         lost = self.output - self.explained - sum(each.absorbed for each in self.accounts)
-        if not abs(lost) <= UNEXPLAINED * self.magnitude:
+        if not abs(lost) <= max(UNEXPLAINED, 8 * self.precision) * self.magnitude:
             warnings.warn(
                 f"{explainer}: {lost:.3g} of {self.output:.3g} of the outputs' relevance is neither in the map nor "
                 "absorbed by biases, stabilizers or constants. Look at .ledger(inputs, targets); a larger epsilon or "

@@ -69,11 +69,18 @@ def hand_down(
     uppers = [each.expand_as(z) for each in ((mapped,) if isinstance(mapped, Tensor) else mapped)]
     gradients = [pull(upper) for pull, upper in zip(pulls, uppers, strict=True)]
     ones = [x.new_ones(())] * len(inputs)
-    explained = rule.reducer(ones, [(each * upper).sum() for each, upper in zip(outputs, uppers, strict=True)])
+    explained = rule.reducer(ones, [inner(each, upper) for each, upper in zip(outputs, uppers, strict=True)])
     absorbed = rule.reducer(ones, [bias_part(bias, upper) for bias, upper in zip(biases, uppers, strict=True)])
     step.absorb(bias=absorbed, epsilon=relevance.sum() - explained)
     found: Tensor = rule.reducer(inputs, gradients)
     return found.detach()
+
+
+def inner(first: Tensor, second: Tensor) -> Tensor:
+    """Σ of products, in one pass over the memory where there is a kernel for it."""
+    if first.dtype in (torch.float32, torch.float64):
+        return torch.dot(first.flatten(), second.flatten())
+    return (first.float() * second.float()).sum()
 
 
 def bias_part(bias: Tensor | None, upper: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pnpxai.relevance._hand_down import Pull, Shortcut, bias_part
+from pnpxai.relevance._hand_down import Pull, Shortcut, bias_part, inner
 from pnpxai.relevance._linear_maps import Linear
 from pnpxai.relevance._rule import Step
 from pnpxai.relevance._stabilizer import Stabilizer
@@ -53,9 +53,9 @@ def box_rule(low: Tensor, high: Tensor, stabilizer: Stabilizer) -> BasicHook:
 def gamma_rule(gamma: float, stabilizer: Stabilizer) -> BasicHook:
     """Zennit's generalised γ-rule, which is a hook of zennit and works as one, with two maps in place of five.
 
-    For an output z with positive contributions P and negative ones N, ``R_i`` is shared by ``z + γ P`` where z is
-    positive and by ``z + γ N`` where it is negative. Both come from one more map, ``A = |w| |x|``, as
-    ``P = (z + A) / 2`` and ``N = (z - A) / 2``, biases apart.
+    For an output z with positive contributions P and negative ones N, the bias among them, relevance is shared by
+    ``z + γ P`` where z is positive and by ``z + γ N`` where it is negative. Both come from one more map,
+    ``A = |w| |x| + |b|``, as ``P = (z + A) / 2`` and ``N = (z - A) / 2``.
 
     Args:
         gamma: γ.
@@ -112,7 +112,7 @@ def _alpha_beta_share(
         weight * relevance / stabilizer(total.detach()) for weight, total in zip((alpha, -beta), sums, strict=False)
     ]
     found = torch.autograd.grad(sums, leaves, uppers)
-    explained = [(total.detach() * upper).sum() for total, upper in zip(sums, uppers, strict=True)]
+    explained = [inner(total.detach(), upper) for total, upper in zip(sums, uppers, strict=True)]
     absorbed = [bias_part(bias, upper) for bias, upper in zip(biases, uppers, strict=False)]
     step.absorb(bias=torch.stack(absorbed), epsilon=relevance.sum() - torch.stack(explained).sum())
     shared = [leaf.detach() * each for leaf, each in zip(leaves, found, strict=True)]
@@ -149,20 +149,17 @@ def _gamma_share(
     relevance: Tensor,
     transposed: Pull,
 ) -> Tensor:
-    sign, half = z.sign(), gamma / 2
+    signs, half = z.sign(), gamma / 2
+    bias = None if linear.bias is None else linear.bias.abs()
     with torch.enable_grad():
         leaf = x.abs().requires_grad_()
-        absolute = linear.apply(leaf, linear.weight.abs(), None).reshape(z.shape)
-    bias = z.new_zeros(1) if linear.bias is None else linear.bias
-    bias = bias.reshape(1, -1, *[1] * (z.ndim - 2))
-    biases = bias + gamma * bias.clamp(min=0), bias + gamma * bias.clamp(max=0)
-    both = (z - bias) * (1 + half)
-    shared = [both + absolute.detach() * way + each for way, each in zip((half, -half), biases, strict=True)]
-    positive = sign > 0
-    upper = relevance * sign.abs() / torch.where(positive, stabilizer(shared[0]), stabilizer(shared[1]))
-    (down,) = torch.autograd.grad(absolute, leaf, upper * sign * half)
+        absolute = linear.apply(leaf, linear.weight.abs(), bias).reshape(z.shape)
+    denominators = torch.add(z * (1 + half), absolute.detach() * signs, alpha=half)
+    upper = (relevance / stabilizer(denominators)).masked_fill_(signs == 0, 0)
+    signed = upper * signs * half
+    (down,) = torch.autograd.grad(absolute, leaf, signed)
     step.absorb(
-        bias=torch.where(positive, biases[0], biases[1]) * upper,
-        epsilon=relevance.sum() - (torch.where(positive, shared[0], shared[1]) * upper).sum(),
+        bias=bias_part(linear.bias, upper) * (1 + half) + bias_part(bias, signed),
+        epsilon=relevance.sum() - inner(denominators, upper),
     )
-    return x * transposed(upper * (1 + half)) + leaf.detach() * down
+    return torch.addcmul(x * transposed(upper * (1 + half)), leaf.detach(), down)
