@@ -38,7 +38,7 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
 
 
 class LayerOutput:
-    """What a layer returned the last time it was called.
+    """What a layer returned the last time it was called; of a tuple, as attention and recurrent layers give, the first.
 
     The model goes on with a copy, so that nothing it does in place changes what is kept here.
     """
@@ -51,7 +51,10 @@ class LayerOutput:
     def recorded(self, model: nn.Module) -> Iterator[LayerOutput]:
         """Record the output of the layer while the block runs."""
 
-        def keep(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
+        def keep(_module: nn.Module, _inputs: object, output: object) -> object:
+            if type(output) is tuple and output and isinstance(output[0], Tensor):
+                self._kept = output[0]
+                return output[0].clone(), *output[1:]
             self._kept = output
             return output.clone() if isinstance(output, Tensor) else None
 
