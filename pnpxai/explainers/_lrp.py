@@ -47,9 +47,9 @@ class LRPBase(Explainer):
         stabilizer: added in the same way to the denominators of all other rules, averages among them.
         zennit_canonizers: `zennit.canonizers.Canonizer` objects, which are never needed; applied to a copy of the
             model, which is explained in its place.
-        layer: a module of the model or its name, to get the relevance of its output, in that output's shape (of its last
-            call, where it is called more than once). Inputs
-            may then be whole numbers, such as token ids above an embedding.
+        layer: a module of the model or its name, to get the relevance of its output, in that output's shape; of its
+            last call, where it is called more than once. Inputs may then be whole numbers, such as token ids above an
+            embedding.
         n_classes: how many outputs the model must have; None for any number.
         attention: ``"constant"`` holds the weights of attention constant (CP-LRP, Ali et al., 2022,
             arXiv 2202.07304); ``"attnlrp"`` expands the softmax to first order and shares products of matrices
