@@ -22,7 +22,10 @@ def guard(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
-    members = [{k: v.copy() for k, v in kept.items() if isinstance(v, dict | list | set)} for kept in attributes]
+    members = [
+        {name: each.copy() if each else () for name, each in kept.items() if isinstance(each, (dict, list, set))}
+        for kept in attributes
+    ]
     training = [module.training for module in modules]
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     held = {id(each): each for kept in attributes for each in kept.values() if isinstance(each, Tensor)}
@@ -38,7 +41,8 @@ def guard(model: nn.Module) -> Iterator[None]:
     finally:
         for module, kept, containers in zip(modules, attributes, members, strict=True):
             for name, before in containers.items():
-                _restore(kept[name], before)
+                if before or kept[name]:  # most are empty and stay so
+                    _restore(kept[name], before)
             if _differs(vars(module), kept):
                 vars(module).clear()
                 vars(module).update(kept)
@@ -61,7 +65,7 @@ def guard(model: nn.Module) -> Iterator[None]:
 def _restore(container: Any, before: Any) -> None:
     if isinstance(container, list):
         container[:] = before
-    elif isinstance(container, set) or _differs(container, before):
+    elif isinstance(container, set) or not before or _differs(container, before):
         container.clear()
         container.update(before)
 
