@@ -36,9 +36,5 @@ class Bilinear(StepRule):
 
     def share(self, step: Step, relevance: Tensor) -> Sequence[Tensor]:
         """Half to each operand, in proportion to the contributions."""
-        z = step.output.tensor
-        stabilizer = step.propagation.settings.epsilon
-        scale = self._one_sided.scale(step) if stabilizer.relative else None
-        upper = relevance / stabilizer.stabilized(z, scale)
-        step.absorb(epsilon=relevance.sum() - (z * upper).sum())
+        upper = step.divided(relevance, step.propagation.settings.epsilon, lambda: self._one_sided.scale(step))
         return [kept.tensor * each / 2 for kept, each in zip(step.values, step.pulled_back(upper), strict=True)]

@@ -158,6 +158,11 @@ def held(call: Call, tensor: Tensor) -> Call:
     return call.swapped(lambda each: each.detach() if each is tensor else each)
 
 
+def all_held_but(call: Call, tensor: Tensor) -> Call:
+    """The call with all but one of its tensors held constant."""
+    return call.swapped(lambda each: each if each is tensor else each.detach())
+
+
 def flat(value: Any) -> list[Any]:
     """Everything in nested tuples, lists and dicts."""
     found: list[Any] = []

@@ -29,7 +29,7 @@ class Composed(Rule):
 
     def trace(self, call: Call, propagation: Propagation) -> Any:
         """Run the function, tracing what it calls."""
-        with propagation.inside(call):
+        with propagation:
             return self.function(*call.args, **call.kwargs)
 
 

@@ -50,7 +50,7 @@ class Scaled(Pass):
         """Make the call; the result is a gate if what it scales is."""
         gate = max(propagation.trail(each).gate for each in call.tensors)
         result = super().trace(call, propagation)
-        return propagation.know(result, gate) if isinstance(result, Tensor) and depends(result) else result
+        return propagation.know(result, gate) if depends(result) else result
 
 
 class Product(StepRule):

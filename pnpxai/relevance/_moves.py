@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pnpxai.relevance._call import Account, Call, depends, flat
+from pnpxai.relevance._call import Account, Call, all_held_but, depends, flat
 from pnpxai.relevance._rule import Rule
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class MoveFirst(Move):
 
     def prepare(self, call: Call) -> Call:
         """Without the second tensor's dependence on the inputs."""
-        first = call.args[0]
-        return call.swapped(lambda each: each if each is first else each.detach())
+        return all_held_but(call, call.args[0])
 
 
 class _Blank:

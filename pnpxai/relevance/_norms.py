@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pnpxai.relevance._call import Call
+from pnpxai.relevance._call import Call, all_held_but
 from pnpxai.relevance._rule import Rule, Step, StepRule
 from pnpxai.relevance._weighted import AffineStep, WeightedStep, by_channel
 
@@ -24,8 +24,7 @@ class _Norm(StepRule):
 
     def prepare(self, call: Call, propagation: Propagation) -> Call:
         """Hold everything but the input."""
-        x = call.argument(0, "input")
-        return call.swapped(lambda each: each if each is x else each.detach())
+        return all_held_but(call, call.argument(0, "input"))
 
 
 class BatchNorm(_Norm):
@@ -51,11 +50,10 @@ class BatchNorm(_Norm):
         assert isinstance(step, AffineStep)
         if step.merged:
             return [relevance]
-        scaled, y = step.values[0].tensor * by_channel(step.scale, relevance), step.output.tensor
+        scaled = step.values[0].tensor * by_channel(step.scale, relevance)
         shift = by_channel(step.shift, relevance)
-        stabilizer = step.propagation.settings.epsilon
-        upper = relevance / stabilizer.stabilized(y, scaled.abs() + shift.abs() if stabilizer.relative else None)
-        step.absorb(bias=shift * upper, epsilon=relevance.sum() - (y * upper).sum())
+        upper = step.divided(relevance, step.propagation.settings.epsilon, lambda: scaled.abs() + shift.abs())
+        step.absorb(bias=shift * upper)
         return [scaled * upper]
 
 
@@ -102,13 +100,14 @@ class Normalised(_Norm):
         call = step.original
         x, y = step.values[0].tensor, step.output.tensor
         weight, bias, dims, shape, eps = _READ[call.name](call, x)
-        stabilizer = step.propagation.settings.epsilon
-        grouped = y.abs().reshape(shape)
-        scale = grouped.mean(dims, keepdim=True).expand_as(grouped).reshape(y.shape)
-        upper = relevance / stabilizer.stabilized(y, scale if stabilizer.relative else None)
+
+        def scale() -> Tensor:
+            grouped = y.abs().reshape(shape)
+            return grouped.mean(dims, keepdim=True).expand_as(grouped).reshape(y.shape)
+
+        upper = step.divided(relevance, step.propagation.settings.epsilon, scale)
         deviation = (x.reshape(shape).var(dims, correction=0, keepdim=True) + eps).sqrt()
         inner = (upper if weight is None else upper * weight).reshape(shape) / deviation
-        step.absorb(epsilon=relevance.sum() - (y * upper).sum())
         if bias is not None:
             step.absorb(bias=bias * upper)
         return [x * (inner - inner.mean(dims, keepdim=True)).reshape(x.shape)]

@@ -105,12 +105,6 @@ class Propagation(TorchFunctionMode):
             stack.enter_context(self)
             yield self
 
-    @contextlib.contextmanager
-    def inside(self, call: Call) -> Iterator[None]:
-        """Trace the operations that a call is made of."""
-        with self:
-            yield
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Make the call by its rule."""
         kwargs = kwargs or {}

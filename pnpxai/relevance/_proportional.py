@@ -48,10 +48,8 @@ class Proportional(StepRule):
         constant = self.constant(step)
         if constant is not None:  # a mask of -inf
             z, constant = (torch.where(each.isfinite(), each, 0) for each in (z, constant))
-        stabilizer = self.stabilizer(step)
-        upper = relevance / stabilizer.stabilized(z, self.scale(step) if stabilizer.relative else None)
+        upper = step.divided(relevance, self.stabilizer(step), lambda: self.scale(step), z)
         shared = [kept.tensor * each for kept, each in zip(step.values, step.pulled_back(upper), strict=True)]
-        step.absorb(epsilon=relevance.sum() - (z * upper).sum())
         if constant is not None:
             step.absorb(constants=constant * upper)
         return shared
@@ -131,7 +129,7 @@ class Softmax(Taylor):
     def trace(self, call: Call, propagation: Propagation) -> Any:
         """Let it be a gate unless AttnLRP's rules are asked for."""
         result = super().trace(call, propagation)
-        if propagation.settings.attention == "constant" and isinstance(result, Tensor) and depends(result):
+        if propagation.settings.attention == "constant" and depends(result):
             propagation.know(result, 3)
         return result
 

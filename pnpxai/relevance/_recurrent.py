@@ -16,7 +16,9 @@ from torch import Tensor
 from pnpxai.relevance._call import depends
 
 State: TypeAlias = tuple[Tensor, ...]
-Cell: TypeAlias = Callable[[Tensor, State, Sequence[Tensor | None]], State]
+Weights: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
+"""``w_hh``, ``b_hh`` and an LSTM's projection ``w_hr``."""
+Cell: TypeAlias = Callable[[Tensor, State, Weights], State]
 
 
 def lstm(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,18 +65,16 @@ def rnn_relu_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = 
     return _rnn(torch.relu)(F.linear(x, w_ih, b_ih), (h,), (w_hh, b_hh, None))[0]
 
 
-def _lstm(mapped: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
+def _lstm(mapped: Tensor, state: State, weights: Weights) -> State:
     w_hh, b_hh, w_hr = weights
-    assert w_hh is not None
     i, f, g, o = (mapped + F.linear(state[0], w_hh, b_hh)).chunk(4, -1)
     c = _gated(f.sigmoid(), state[1]) + _gated(i.sigmoid(), g.tanh())
     h = _gated(o.sigmoid(), c.tanh())
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
-def _gru(mapped: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
+def _gru(mapped: Tensor, state: State, weights: Weights) -> State:
     w_hh, b_hh, _ = weights
-    assert w_hh is not None
     r, z, n = mapped.chunk(3, -1)
     r_h, z_h, n_h = F.linear(state[0], w_hh, b_hh).chunk(3, -1)
     z = (z + z_h).sigmoid()
@@ -91,9 +91,8 @@ def _gated(gate: Tensor, value: Tensor) -> Tensor:
 
 
 def _rnn(activation: Callable[[Tensor], Tensor]) -> Cell:
-    def cell(mapped: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
+    def cell(mapped: Tensor, state: State, weights: Weights) -> State:
         w_hh, b_hh, _ = weights
-        assert w_hh is not None
         return (activation(mapped + F.linear(state[0], w_hh, b_hh)),)
 
     return cell

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pnpxai.errors import UnsupportedOperationError
 from pnpxai.relevance._call import Account, Call, Kept
+from pnpxai.relevance._stabilizer import Stabilizer
 
 if TYPE_CHECKING:
     from pnpxai.relevance._propagation import Propagation
@@ -72,6 +73,22 @@ class Step:
         """``Jᵀ upper`` for each leaf, J being the call's own Jacobian; zeros where there is none."""
         found = torch.autograd.grad(self.result, self.leaves, upper, retain_graph=True, allow_unused=True)
         return [torch.zeros_like(leaf) if each is None else each for leaf, each in zip(self.leaves, found, strict=True)]
+
+    def divided(
+        self, relevance: Tensor, stabilizer: Stabilizer, scale: Callable[[], Tensor], z: Tensor | None = None
+    ) -> Tensor:
+        """``R / (z ± ε)``, the head of the ε-rule; what ε absorbs is counted.
+
+        Args:
+            relevance: of the output.
+            stabilizer: adds ε.
+            scale: of a relative ε, asked for only then.
+            z: the denominators, if not the output.
+        """
+        z = self.output.tensor if z is None else z
+        upper = relevance / stabilizer.stabilized(z, scale() if stabilizer.relative else None)
+        self.absorb(epsilon=relevance.sum() - (z * upper).sum())
+        return upper
 
     def absorb(self, **amounts: Tensor) -> None:
         """Count what does not go down, by the names of `Account`; a tensor stands for its sum."""
