@@ -37,10 +37,8 @@ def composite_of(convolution: BasicHook, linear: BasicHook, first: BasicHook | N
 
 
 def epsilon_rule(stabilizer: Stabilizer) -> BasicHook:
-    """Zennit's ε-rule."""
-    from zennit.rules import Epsilon
-
-    return Epsilon(stabilizer)
+    """Zennit's ε-rule, which is a hook of zennit and works as one, with fewer passes over the memory."""
+    return _epsilon_class()(stabilizer)
 
 
 def box_rule(low: Tensor, high: Tensor, stabilizer: Stabilizer) -> BasicHook:
@@ -76,6 +74,28 @@ def alpha_beta_rule(alpha: float, beta: float, stabilizer: Stabilizer) -> BasicH
 
 
 @cache
+def _epsilon_class() -> Any:
+    from zennit.rules import Epsilon as ZennitEpsilon
+
+    class Epsilon(ZennitEpsilon, Shortcut):  # type: ignore[misc]
+        def __init__(self, stabilizer: Stabilizer) -> None:
+            super().__init__(stabilizer)
+            self.stabilizer = stabilizer
+
+        def copy(self) -> Epsilon:
+            return Epsilon(self.stabilizer)
+
+        def hand_down(
+            self, step: Step, linear: Linear, x: Tensor, z: Tensor, relevance: Tensor, transposed: Pull
+        ) -> Tensor:
+            upper = relevance / self.stabilizer(z)
+            step.absorb(bias=bias_part(linear.bias, upper), epsilon=relevance.sum() - inner(z, upper))
+            return x.detach() * transposed(upper)
+
+    return Epsilon
+
+
+@cache
 def _alpha_beta_class() -> Any:
     from zennit.rules import AlphaBeta as ZennitAlphaBeta
 
@@ -108,15 +128,16 @@ def _alpha_beta_share(
             total = linear.apply(leaves[0], weights[sign], biases[sign])
             total = total + linear.apply(leaves[1], weights[1 - sign], None) if len(leaves) == 2 else total
             sums.append(total.reshape(relevance.shape))
-    uppers = [
-        weight * relevance / stabilizer(total.detach()) for weight, total in zip((alpha, -beta), sums, strict=False)
-    ]
+    uppers = [relevance / stabilizer(total.detach()) for total in sums]
+    for upper, weight in zip(uppers, (alpha, -beta), strict=False):
+        if weight != 1:
+            upper.mul_(weight)
     found = torch.autograd.grad(sums, leaves, uppers)
     explained = [inner(total.detach(), upper) for total, upper in zip(sums, uppers, strict=True)]
     absorbed = [bias_part(bias, upper) for bias, upper in zip(biases, uppers, strict=False)]
     step.absorb(bias=torch.stack(absorbed), epsilon=relevance.sum() - torch.stack(explained).sum())
-    shared = [leaf.detach() * each for leaf, each in zip(leaves, found, strict=True)]
-    return shared[0] + shared[1] if len(shared) == 2 else shared[0]
+    shared = leaves[0].detach() * found[0]
+    return shared.addcmul_(leaves[1].detach(), found[1]) if len(leaves) == 2 else shared
 
 
 @cache
@@ -154,12 +175,11 @@ def _gamma_share(
     with torch.enable_grad():
         leaf = x.abs().requires_grad_()
         absolute = linear.apply(leaf, linear.weight.abs(), bias).reshape(z.shape)
-    denominators = torch.add(z * (1 + half), absolute.detach() * signs, alpha=half)
+    denominators = (z * (1 + half)).addcmul_(absolute.detach(), signs, value=half)
     upper = (relevance / stabilizer(denominators)).masked_fill_(signs == 0, 0)
-    signed = upper * signs * half
+    explained = inner(denominators, upper)
+    signed = signs.mul_(upper).mul_(half)
     (down,) = torch.autograd.grad(absolute, leaf, signed)
-    step.absorb(
-        bias=bias_part(linear.bias, upper) * (1 + half) + bias_part(bias, signed),
-        epsilon=relevance.sum() - inner(denominators, upper),
-    )
-    return torch.addcmul(x * transposed(upper * (1 + half)), leaf.detach(), down)
+    upper.mul_(1 + half)
+    step.absorb(bias=bias_part(linear.bias, upper) + bias_part(bias, signed), epsilon=relevance.sum() - explained)
+    return (x.detach() * transposed(upper)).addcmul_(leaf.detach(), down)
