@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -17,7 +18,17 @@ from pnpxai.errors import InputError, ParameterError, TargetError, unknown_name
 from pnpxai.explainers import Explainer
 from pnpxai.forward import Extractor, Request, model_reference
 from pnpxai.guard import guard
-from pnpxai.metrics import AbPC, Complexity, Metric, MuFidelity, Sensitivity, metric_for
+from pnpxai.metrics import (
+    AbPC,
+    Answers,
+    Complexity,
+    Metric,
+    MuFidelity,
+    Sensitivity,
+    answers_together,
+    evaluate_together,
+    metric_for,
+)
 from pnpxai.modality import Image, Modality, Tabular, TimeSeries, modality_for
 from pnpxai.postprocess import PostProcessor
 from pnpxai.recommender import ExplainerLike, Recommendation, explainers_for, recommend
@@ -194,8 +205,8 @@ class Experiment:
         """
         explainer = _pick("explainer", explainer_id, self.explainers)
         postprocessor = _pick("post-processor", postprocessor_id, self.postprocessors)
-        metric = _pick("metric", metric_id, self.metrics).judging(explainer, postprocessor)
         ids = self.samples.ids(data_ids)
+        metric = _pick("metric", metric_id, self.metrics).for_samples(ids).judging(explainer, postprocessor)
         inputs, targets = self.inputs(ids), self.targets(ids)
         raw = self.explain(explainer, ids)
         maps = postprocessor(raw)
@@ -230,21 +241,53 @@ class Experiment:
         chosen = self.postprocessors
         if postprocessor_ids is not None:
             chosen = [_pick("post-processor", each, self.postprocessors) for each in postprocessor_ids]
-        combinations = [(e, p, m) for e in self.explainers for p in chosen for m in self.metrics]
-        for explainer, postprocessor, metric in tqdm(combinations, desc="running", unit="score", disable=not progress):
-            for part in _parts(
-                [i for i in ids if (explainer, postprocessor, metric, i) not in self._scores], self.batch_size
-            ):
-                try:
-                    scores: Sequence[float | str] = self.run_batch(explainer, postprocessor, metric, part)[
-                        "evaluation"
-                    ].tolist()
-                except Exception as error:
-                    scores = [str(error) or type(error).__name__] * len(part)
-                self._scores.update(
-                    {(explainer, postprocessor, metric, i): s for i, s in zip(part, scores, strict=True)}
-                )
+        pairs = [(e, p) for e in self.explainers for p in chosen]
+        keys = [(e, p, m) for e, p in pairs for m in self.metrics]
+        missing = [i for i in ids if any((*key, i) not in self._scores for key in keys)]
+        with tqdm(total=len(keys) * len(missing), desc="running", unit="score", disable=not progress) as bar:
+            for part in _parts(missing, self.batch_size):
+                asked = self._ask(part)
+                for explainer, postprocessor in pairs:
+                    for metric, scores in self._judge(explainer, postprocessor, part, asked).items():
+                        for i, score in zip(part, scores, strict=True):
+                            self._scores.setdefault((explainer, postprocessor, metric, i), score)
+                    bar.update(len(self.metrics) * len(part))
         return self.results
+
+    def _ask(self, ids: Sequence[int]) -> tuple[Any, Tensor, Answers] | None:
+        """Inputs, targets and the answers of the model that no map changes; None where one of them fails."""
+        try:
+            inputs, targets = self.inputs(ids), self.targets(ids)
+            return inputs, targets, answers_together([each.for_samples(ids) for each in self.metrics], inputs, targets)
+        except Exception:
+            return None
+
+    def _judge(
+        self,
+        explainer: Explainer,
+        postprocessor: PostProcessor,
+        ids: Sequence[int],
+        asked: tuple[Any, Tensor, Answers] | None,
+    ) -> dict[Metric, list[float | str]]:
+        """The scores by metrics that miss any: together, or where that fails each alone, or its reason."""
+        todo = [m for m in self.metrics if any((explainer, postprocessor, m, i) not in self._scores for i in ids)]
+        if asked and todo:
+            inputs, targets, answers = asked
+            with contextlib.suppress(Exception):  # then each metric says for itself what is wrong
+                judges = [each.for_samples(ids).judging(explainer, postprocessor) for each in todo]
+                maps = postprocessor(self.explain(explainer, ids))
+                found = evaluate_together(judges, inputs, targets, maps, answers)
+                return {metric: scores.tolist() for metric, scores in zip(todo, found, strict=True)}
+        return {each: self._judge_alone(explainer, postprocessor, each, ids) for each in todo}
+
+    def _judge_alone(
+        self, explainer: Explainer, postprocessor: PostProcessor, metric: Metric, ids: Sequence[int]
+    ) -> list[float | str]:
+        try:
+            found: list[float | str] = self.run_batch(explainer, postprocessor, metric, ids)["evaluation"].tolist()
+            return found
+        except Exception as error:
+            return [str(error) or type(error).__name__] * len(ids)
 
     @property
     def results(self) -> pd.DataFrame:

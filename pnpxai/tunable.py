@@ -102,6 +102,52 @@ def _check_declaration(cls: type[Tunable]) -> None:
             raise DeclarationError(
                 f"the default of {cls.__name__}.{name} in its range {space}", f"{default!r}", "Widen the range."
             )
+    defaults = {name: parameters[name].default for name in cls.TUNABLES}
+    for preset in cls.PRESETS:
+        _check_preset(cls, preset, defaults)
+
+
+def _check_preset(cls: type[Tunable], preset: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    values = dict(defaults)
+    for name, value in preset.items():
+        head, _, rest = name.partition(".")
+        if head not in cls.TUNABLES or head in cls.BUDGET:
+            raise DeclarationError(
+                f"presets of {cls.__name__} to set tunables, and no budget",
+                repr(name),
+                "Take it out of the preset, or declare it in TUNABLES.",
+            )
+        space, filling = cls.TUNABLES[head], _filling(cls, head, values[head])
+        if rest and isinstance(filling, Tunable):
+            _check_preset(type(filling), {rest: value}, filling.get_params())
+            value = filling.set_kwargs(**{rest: value})
+        elif rest or not _fits(space, value):
+            raise DeclarationError(
+                f"presets of {cls.__name__} to keep {name} to {space}", f"{value!r}", "Change one of the two."
+            )
+        values[head] = value
+    if all(_filling(cls, name, values[name]) == _filling(cls, name, defaults[name]) for name in values):
+        raise DeclarationError(
+            f"presets of {cls.__name__} that differ from its defaults", f"{dict(preset)}", "Take the preset out."
+        )
+
+
+def _fits(space: BaseDistribution | type[Tunable], value: Any) -> bool:
+    """Whether a search over ``space`` can meet ``value``."""
+    if isinstance(space, BaseDistribution):
+        return _contains(space, value)
+    if isinstance(value, str) and issubclass(space, Role):
+        return value in space.REGISTRY
+    own = type(value).TUNABLES if isinstance(value, space) else {}
+    return isinstance(value, space) and all(_fits(each, getattr(value, name)) for name, each in own.items())
+
+
+def _filling(cls: type[Tunable], name: str, value: Any) -> Any:
+    """The value of a tunable, where it names what fills a role the object meant."""
+    role = cls.TUNABLES.get(name)
+    if isinstance(value, str) and isinstance(role, type) and issubclass(role, Role):
+        return role.resolve(value)
+    return value
 
 
 def _contains(space: BaseDistribution, value: Any) -> bool:
@@ -118,11 +164,14 @@ class Tunable(metaclass=_CheckedAtConstruction):
     Attributes:
         TUNABLES: argument name to the space it may be searched in: an Optuna distribution, or a `Role` whose
             candidates (and their own tunables) are searched in its place.
+        PRESETS: further settings known to be good, tried right after the defaults: values of tunables by name
+            (``"baseline_fn.sigma"`` for what a role is tuned by), inside their spaces and no budgets.
         BUDGET: those tunables that buy accuracy with time; a search leaves them alone unless told otherwise.
         LIMITS: argument name to the values it may take at all; checked whenever an object is built.
     """
 
     TUNABLES: ClassVar[Mapping[str, BaseDistribution | type[Tunable]]] = {}
+    PRESETS: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     BUDGET: ClassVar[tuple[str, ...]] = ()
     LIMITS: ClassVar[Mapping[str, Limit]] = {}
     __signature__: ClassVar[inspect.Signature]
@@ -260,13 +309,44 @@ def trial_params(
     for name, space in _searched(obj, candidates or {}, budget):
         value = getattr(obj, name)
         if isinstance(space, list):
-            role = type(obj).TUNABLES[name]
-            filled = role.resolve(value) if isinstance(role, type) and issubclass(role, Role) else value
+            filled = _filling(type(obj), name, value)
             params[prefix + name] = _role_label(filled)
             params |= trial_params(filled, candidates, prefix=f"{prefix}{name}.", budget=budget)
         else:
             params[prefix + name] = _label(value) if isinstance(space, CategoricalDistribution) else value
     return params
+
+
+def presets(obj: T, candidates: Candidates | None = None) -> list[T]:
+    """``obj`` under each preset of its class that a search around ``obj`` can meet, to be enqueued by `trial_params`.
+
+    Left out are presets that set what is not searched here (a role that no candidate fills as the preset does, or that
+    ``obj`` fills with something of its own), and those that ``obj`` already is.
+
+    Args:
+        obj: as for `suggest`.
+        candidates: as for `suggest`.
+    """
+    changed = [obj.set_kwargs(**preset) for preset in type(obj).PRESETS]
+    start = trial_params(obj, candidates)
+    return [
+        each for each in changed if _is_met(obj, each, candidates or {}) and trial_params(each, candidates) != start
+    ]
+
+
+def _is_met(obj: Tunable, wanted: Tunable, candidates: Candidates) -> bool:
+    """Whether `suggest` can make ``wanted`` of ``obj``."""
+    spaces = dict(_searched(obj, candidates, budget=False))
+    for name, value in wanted.get_params().items():
+        space = spaces.get(name)
+        if isinstance(space, list):
+            filled = _filling(type(obj), name, value)
+            met = any(type(each) is type(filled) and _is_met(each, filled, candidates) for each in space)
+        else:
+            met = _same(value, getattr(obj, name)) or (space is not None and _contains(space, value))
+        if not met:
+            return False
+    return True
 
 
 def to_json(value: Any) -> Any:

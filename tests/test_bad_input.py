@@ -73,7 +73,7 @@ NAMES: list[Row] = [
         UnknownNameError,
         ("'zreo'", "blur", "invert", "mean", "zeros"),
     ),
-    ("metric", lambda m: metric_class("apbc"), UnknownNameError, ("'apbc'", "MuFidelity", "Did you mean 'AbPC'?")),
+    ("metric", lambda m: metric_class("abcp"), UnknownNameError, ("'abcp'", "MuFidelity", "Did you mean 'AbPC'?")),
     (
         "pooling",
         lambda m: PostProcessor("summ")(IMAGES),
@@ -82,7 +82,7 @@ NAMES: list[Row] = [
     ),
     ("normalization", lambda m: PostProcessor("sum", "minmax")(IMAGES), UnknownNameError, ("'minmax'", "'min_max'")),
     ("explainer_to_tune", lambda m: _tune(m, explainers=["Gradeint"]), UnknownNameError, ("'Gradeint'", "'Gradient'")),
-    ("metric_to_tune", lambda m: _tune(m, metric="apbc"), UnknownNameError, ("'apbc'", "'AbPC'")),
+    ("metric_to_tune", lambda m: _tune(m, metric="abcp"), UnknownNameError, ("'abcp'", "'AbPC'")),
     ("sampler_to_tune", lambda m: _tune(m, sampler="tep"), UnknownNameError, ("'tep'", "tpe", "random")),
     ("similarity", lambda m: RELAX(m, similarity="cosin").attribute(IMAGES), PnPXAIError, ("'cosin'", "cosine")),
 ]

@@ -14,7 +14,19 @@ from pnpxai.errors import InputError, ParameterError, TargetError, UnknownNameEr
 from pnpxai.explainers import Explainer, Gradient, GradientXInput, SmoothGrad
 from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request, count_forwards
-from pnpxai.metrics import AbPC, Complexity, MoRF
+from pnpxai.metrics import (
+    AOPC,
+    AbPC,
+    Complexity,
+    Comprehensiveness,
+    Deletion,
+    Infidelity,
+    LeRF,
+    MoRF,
+    MuFidelity,
+    RelevanceMass,
+    Sufficiency,
+)
 from pnpxai.modality import ImageModality
 from pnpxai.postprocess import PostProcessor
 from tests.nets import VGGLike, batch, seeded
@@ -185,3 +197,46 @@ def test_maps_of_several_inputs_are_not_taken_for_those_of_several_samples() -> 
     )
     with pytest.raises(InputError, match="2 maps from Gradient"):
         made.explain(0)
+
+
+CURVES = [AOPC, AbPC, Comprehensiveness, Deletion, LeRF, MoRF, Sufficiency]
+
+
+def test_what_no_map_changes_is_asked_once_a_sample() -> None:
+    chosen = [*CURVES, Infidelity, MuFidelity, Complexity]
+    exp = experiment(metrics=chosen, postprocessors=[PostProcessor("sum"), PostProcessor("sum_abs")])
+    for each in exp.explainers:
+        exp.explain(each)
+    with count_forwards() as counter:
+        results = exp.run(progress=False)
+    predicted, ends, bank, between = 1, 2, 200, 18
+    assert counter.n_samples == 6 * (predicted + ends + bank + 2 * 2 * between)
+    assert (results["failure"] == "").all()
+    targets = exp.targets()
+    maps = PostProcessor("sum_abs")(exp.explain(GradientXInput))
+    own = results[(results["explainer"] == "GradientXInput") & (results["postprocessor"] == "sum_abs+identity")]
+    for metric in chosen:
+        scores = own[own["metric"] == metric.__name__].sort_values("data_id")["score"]
+        expected = metric(exp.model).evaluate(INPUTS, targets, maps)
+        assert scores.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_metric_that_fails_leaves_the_others_their_scores() -> None:
+    model = seeded(VGGLike())
+    wrong = AbPC(model, baseline_fn=lambda inputs: inputs[:, :1])
+    exp = pnpxai.Experiment(model, TensorDataset(INPUTS, LABELS), explainers=[Gradient], metrics=[wrong, MoRF(model)])
+    results = exp.run(progress=False)
+    assert results[results["metric"] == "AbPC"]["failure"].str.contains("baseline").all()
+    assert results[results["metric"] == "MoRF"]["score"].notna().all()
+
+
+def test_regions_follow_their_samples() -> None:
+    model, regions = seeded(VGGLike()), batch(6, 16, 16, seed=8) > 0.5
+    mass = RelevanceMass(model, regions=regions)
+    exp = pnpxai.Experiment(model, INPUTS, explainers=[Gradient], metrics=[mass, AbPC], batch_size=4)
+    targets = exp.targets()
+    expected = mass.evaluate(INPUTS, targets, Gradient(model).attribute(INPUTS, targets))
+    scores = exp.run(progress=False).query("metric == 'RelevanceMass'").sort_values("data_id")["score"]
+    assert scores.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    alone = exp.run_batch(metric_id="RelevanceMass", data_ids=[5, 2])["evaluation"]
+    torch.testing.assert_close(alone, expected[[5, 2]], rtol=1e-4, atol=1e-6)

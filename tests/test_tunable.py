@@ -19,7 +19,7 @@ from torch import nn
 
 from pnpxai.errors import DeclarationError, ParameterError, UnknownNameError
 from pnpxai.limits import OneOf, OrNone, WholeWithin, Within
-from pnpxai.tunable import Role, Tunable, choices, suggest, to_json, trial_params
+from pnpxai.tunable import Role, Tunable, choices, presets, suggest, to_json, trial_params
 
 
 class Surface(Role):
@@ -153,6 +153,14 @@ def budget_not_tunable() -> None:
             self.length = length
 
 
+def with_preset(preset: dict[str, Any]) -> Callable[[], None]:
+    def define() -> None:
+        class Wrong(Toy):
+            PRESETS = (preset,)
+
+    return define
+
+
 def overrides_get_tunables() -> None:
     class Wrong(Tunable):
         def get_tunables(self) -> dict[str, Any]:
@@ -179,6 +187,19 @@ def inherits_a_declaration_it_breaks() -> None:
         (budget_not_tunable, ("BUDGET", "length")),
         (overrides_get_tunables, ("TUNABLES", "Wrong.get_tunables")),
         (inherits_a_declaration_it_breaks, ("'grain'",)),
+        (with_preset({"wieght": 1.0}), ("presets of Wrong", "'wieght'")),
+        (with_preset({"seed": 1}), ("presets of Wrong", "'seed'")),
+        (with_preset({"weight": 1.0, "n_parts": 100}), ("no budget", "'n_parts'")),
+        (with_preset({"weight": 4.5}), ("weight", "high=4", "4.5")),
+        (with_preset({"shape": (9, 9)}), ("shape", "(9, 9)")),
+        (with_preset({"surface": "smooth"}), ("surface", "'smooth'")),
+        (with_preset({"surface": 3}), ("surface", "3")),
+        (with_preset({"surface": Rough(50.0)}), ("surface", "Rough(grain=50.0)")),
+        (with_preset({"surface": "rough", "surface.grain": 50.0}), ("presets of Rough", "grain", "50.0")),
+        (with_preset({"surface.grain": 3.0}), ("presets of Plain", "'grain'")),
+        (with_preset({"size.grain": 3.0}), ("size.grain", "3.0")),
+        (with_preset({"weight": 0.5, "surface": Plain()}), ("differ from its defaults",)),
+        (with_preset({}), ("differ from its defaults",)),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
@@ -446,3 +467,61 @@ def test_a_value_outside_the_declared_space_is_enqueued_and_built_exactly(params
         assert suggest(study.trials[-1], toy, candidates) == built[-1]
     same = [getattr(each, kept) == getattr(toy, kept) for each in built]
     assert all(same) if params == {"size": (5, 7)} else not all(same)
+
+
+class Ready(Toy):
+    PRESETS = (
+        {"weight": 2.0, "size": 5},
+        {"shape": (7, 7), "colour": None},
+        {"surface": "rough"},
+        {"surface": "rough", "surface.grain": 3.0},
+        {"surface": Rough(0.5), "weight": 0.25},
+    )
+
+
+def test_a_preset_is_enqueued_and_built_exactly() -> None:
+    model = nn.Linear(2, 2)
+    ready = Ready(model, n_parts=100, seed=3)
+    found = presets(ready, CANDIDATES)
+    assert found == [
+        Ready(model, 2.0, 5, n_parts=100, seed=3),
+        Ready(model, shape=(7, 7), colour=None, n_parts=100, seed=3),
+        Ready(model, surface="rough", n_parts=100, seed=3),
+        Ready(model, surface=Rough(3.0), n_parts=100, seed=3),
+        Ready(model, weight=0.25, surface=Rough(0.5), n_parts=100, seed=3),
+    ]
+    study = _study()
+    for each in [ready, *found]:
+        study.enqueue_trial(trial_params(each, CANDIDATES, prefix="Ready."))
+    for each in [ready, *found]:
+        trial = study.ask()
+        assert suggest(trial, ready, CANDIDATES, prefix="Ready.") == each.set_kwargs(
+            surface=Surface.resolve(each.surface)
+        )
+        study.tell(trial, 0.0)
+    assert [trial.params for trial in study.trials[1:]] == [
+        trial_params(ready.set_kwargs(**preset), CANDIDATES, prefix="Ready.") for preset in Ready.PRESETS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("toy", "candidates", "kept"),
+    [
+        (Ready(), {}, [0, 1]),
+        (Ready(), {Surface: [Plain()]}, [0, 1]),
+        (Ready(surface=len), CANDIDATES, [0, 1]),
+        (Ready(surface=Rough(3.0)), CANDIDATES, [0, 1, 2, 4]),
+        (Ready(surface=Rough(50.0)), {Surface: [Plain()]}, [0, 1, 2, 3, 4]),
+        (Ready(weight=2.0, size=5), CANDIDATES, [1, 2, 3, 4]),
+        (Ready(shape=[14, 14], size=(5, 7), weight=99.0), CANDIDATES, [1, 2, 3, 4]),
+        (Toy(), CANDIDATES, []),
+    ],
+)
+def test_presets_out_of_reach_are_left_out(toy: Toy, candidates: dict[type, Any], kept: list[int]) -> None:
+    found = presets(toy, candidates)
+    assert found == [toy.set_kwargs(**type(toy).PRESETS[each]) for each in kept]
+    study = _study()
+    for each in found:
+        study.enqueue_trial(trial_params(each, candidates))
+        built = suggest(study.ask(), toy, candidates)
+        assert trial_params(built, candidates) == trial_params(each, candidates)

@@ -6,6 +6,7 @@ from pnpxai.explainers.gradient import Gradient, GradientXInput
 from pnpxai.explainers.integrated_gradients import IntegratedGradients
 from pnpxai.explainers.lrp import LRPBase, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from pnpxai.explainers.mp import MP
+from pnpxai.explainers.rank_ensemble import RankEnsemble, rank_average
 from pnpxai.explainers.rap import RAP
 from pnpxai.explainers.relax import RELAX, RelaxExplanation
 from pnpxai.explainers.rise import RISE
@@ -27,7 +28,9 @@ __all__ = [
     "RAP",
     "RELAX",
     "RISE",
+    "RankEnsemble",
     "RelaxExplanation",
     "SmoothGrad",
     "VarGrad",
+    "rank_average",
 ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pnpxai.errors import DeclarationError, ExplanationError, InputError
+from pnpxai.errors import DeclarationError, InputError, ParameterError
+from pnpxai.explainers._maps import like_inputs
 from pnpxai.forward import Extractor, Request, Targets, model_reference
 from pnpxai.guard import guard
+from pnpxai.limits import WholeWithin
 from pnpxai.modules import MODULE_KINDS
 from pnpxai.tunable import Tunable
 
@@ -25,13 +27,16 @@ EXPLAINERS: dict[str, type[Explainer]] = {}
 class Explainer(Tunable, ABC):
     """Base of all explainers; a subclass that declares ``SUPPORTED_MODULES`` is registered in `EXPLAINERS`.
 
-    Implement `explain_request` (checked inputs, guarded model), or override `attribute` altogether.
+    Implement `explain_request` (checked inputs, guarded model), or `explain_further` where a higher budget can continue
+    a lower one, or override `attribute` altogether.
 
     Attributes:
         EXPLANATION_TYPE: what the maps are.
         SUPPORTED_MODULES: the explainer fits if the model has at least one of these kinds …
         EXCLUDED_MODULES: … and none of these.
         INPUT_NDIMS: numbers of input dimensions it takes, batch included; empty for any.
+        NESTED: whether the one budget in ``BUDGET`` can be continued (see `refine`); a subclass that overrides
+            `attribute` or `explain_request` is not nested unless it says so.
 
     Args:
         model: the module to be explained; never changed, never copied.
@@ -44,12 +49,27 @@ class Explainer(Tunable, ABC):
     SUPPORTED_MODULES: ClassVar[tuple[type, ...]]
     EXCLUDED_MODULES: ClassVar[tuple[type, ...]] = ()
     INPUT_NDIMS: ClassVar[tuple[int, ...]] = ()
+    NESTED: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        own_way = cls.attribute is not Explainer.attribute or cls.explain_request is not Explainer.explain_request
+        continues = cls.explain_further is not Explainer.explain_further
+        if "NESTED" not in cls.__dict__:
+            cls.NESTED = cls.NESTED and not own_way
+        if cls.NESTED and (own_way or not continues):
+            raise DeclarationError(
+                f"{cls.__name__}, which is NESTED, to implement explain_further, not attribute or explain_request",
+                "one of those" if own_way else "no explain_further",
+                "Implement explain_further alone, or declare NESTED = False.",
+            )
+        if continues and len(cls.BUDGET) != 1:
+            raise DeclarationError(
+                f"{cls.__name__}, which implements explain_further, to name one budget", f"{cls.BUDGET}", "Set BUDGET."
+            )
         if "SUPPORTED_MODULES" not in cls.__dict__:
             return
-        if cls.attribute is Explainer.attribute and cls.explain_request is Explainer.explain_request:
+        if not (own_way or continues):
             raise DeclarationError(
                 f"{cls.__name__} to implement explain_request or attribute", "neither", "Implement one of the two."
             )
@@ -85,9 +105,69 @@ class Explainer(Tunable, ABC):
             maps = self.explain_request(request)
             return like_inputs(maps, inputs, request)
 
+    def refine(self, inputs: Any, targets: Targets = None, budgets: Sequence[int] = ()) -> Iterator[Any]:
+        """Explain a batch at growing budgets, each continuing the work of the one before.
+
+        In all it costs the forwards of the last budget alone. Between two maps the model is as it was, and may be used.
+
+        Args:
+            inputs: as for `attribute`.
+            targets: as for `attribute`.
+            budgets: growing values of the argument named in ``BUDGET``; none for the explainer's own.
+
+        Returns:
+            An iterator over the maps that `attribute` returns with each of the budgets set, but for the rounding of
+            a model whose answers depend on which samples share a batch.
+
+        Raises:
+            ParameterError: the budget of this explainer cannot be continued, or the budgets do not grow.
+            PnPXAIError: bad inputs, targets or model, when the first map is asked for.
+        """
+        if not self.NESTED:
+            raise ParameterError(
+                f"an explainer whose budget can be continued, to refine ({', '.join(_nested()) or 'none is there'})",
+                f"{type(self).__name__}",
+                "Call attribute for each budget.",
+            )
+        (name,) = self.BUDGET
+        steps = list(budgets) or [getattr(self, name)]
+        limit = self.LIMITS.get(name, WholeWithin(1))
+        if not all(map(limit.allows, steps)) or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
+            raise ParameterError(
+                f"budgets that grow from one to the next, each {name} of {type(self).__name__} ({limit})",
+                f"{steps}",
+                "Sort them, and take out what comes twice.",
+            )
+        return self._refined(inputs, targets, steps)
+
+    def _refined(self, inputs: Any, targets: Targets, budgets: Sequence[int]) -> Iterator[Any]:
+        model_reference(self.model)
+        request, state = None, None
+        for budget in budgets:
+            with guard(self.model), torch.inference_mode(False):
+                request = self.request(inputs, targets) if request is None else request
+                maps, state = self.explain_further(request, budget, state)
+                made = like_inputs(maps, inputs, request)
+            yield made
+
     def explain_request(self, request: Request) -> Tensor | tuple[Tensor, ...]:
         """The method itself: one map for each of ``request.inputs``."""
-        raise NotImplementedError(f"{type(self).__name__} overrides attribute")
+        if type(self).explain_further is Explainer.explain_further:
+            raise NotImplementedError(f"{type(self).__name__} overrides attribute")
+        return self.explain_further(request, getattr(self, self.BUDGET[0]), None)[0]
+
+    def explain_further(self, request: Request, budget: int, state: Any) -> tuple[Tensor | tuple[Tensor, ...], Any]:
+        """The method of a nested explainer: the maps at a budget, continued from a lower one.
+
+        Args:
+            request: the batch, the same for all budgets.
+            budget: takes the place of the argument named in ``BUDGET``.
+            state: what the call for the budget before returned, which stays as it is; None where there was none.
+
+        Returns:
+            The maps, as of `explain_request`, and what a call for a higher budget needs.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not nested")
 
     def request(self, inputs: Any, targets: Targets = None) -> Request:
         """Check a batch and put it on the model's device.
@@ -123,30 +203,5 @@ class Explainer(Tunable, ABC):
         return None
 
 
-def like_inputs(maps: Tensor | Sequence[Tensor], inputs: Any, request: Request) -> Any:
-    """Check the maps against the inputs and give them the device, dtype and structure of what came in."""
-    several = tuple(maps) if isinstance(maps, tuple | list) else (maps,)
-    if len(several) != len(request.inputs) or not all(isinstance(each, Tensor) for each in several):
-        raise ExplanationError(
-            f"a map for each of {len(request.inputs)} inputs",
-            ", ".join(type(each).__name__ for each in several) or "none",
-            "This is a fault of the explainer.",
-        )
-    for each, explained in zip(several, request.inputs, strict=True):
-        one_channel = (len(explained), 1, *explained.shape[2:])
-        if each.shape != explained.shape and (explained.ndim < 3 or tuple(each.shape) != one_channel):
-            raise ExplanationError(
-                f"a map of the inputs' shape {tuple(explained.shape)}",
-                f"{tuple(each.shape)}",
-                "This is a fault of the explainer.",
-            )
-        if not torch.isfinite(each).all():
-            raise ExplanationError(
-                "a finite map",
-                "NaN or infinity in it",
-                "Check that the model's outputs and gradients are finite on these inputs, or try model.double().",
-            )
-    origin = inputs if isinstance(inputs, Tensor) else inputs[0] if isinstance(inputs, tuple | list) else None
-    like = origin if isinstance(origin, Tensor) and origin.is_floating_point() else request.inputs[0]
-    several = tuple(each.detach().to(like.device, like.dtype) for each in several)
-    return several if isinstance(inputs, tuple | list) and len(several) == len(inputs) else several[0]
+def _nested() -> list[str]:
+    return sorted(name for name, each in EXPLAINERS.items() if each.NESTED)

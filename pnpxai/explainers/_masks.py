@@ -147,18 +147,20 @@ def mask_sums(
     baseline_fn: Baseline,
     seed: int,
     powers: int = 1,
+    known: MaskSums | None = None,
 ) -> MaskSums:
     """Score every sample under every mask, ``x ⊙ M + baseline ⊙ (1 - M)``, and sum; all samples share the masks.
 
     Args:
         request: what is explained.
         score: from the model's outputs and the samples ``(m,)`` they belong to, to one number each ``(m,)``.
-        n_masks: how many masks.
+        n_masks: how many masks, those of ``known`` among them.
         grid_size: see `mask_grid`.
         p_keep: see `draw_masks`.
         baseline_fn: what stands for absence.
         seed: see `draw_masks`.
         powers: highest power of the scores to be summed.
+        known: sums over the first masks of the same bank, which are not asked again; stay as they are.
 
     Raises:
         ModelError: a score that is not finite.
@@ -170,15 +172,16 @@ def mask_sums(
     p = size.numel()
     sums = MaskSums(
         n_masks,
-        torch.zeros(p, dtype=torch.float64, device=exact),
-        torch.zeros(powers, n, dtype=torch.float64, device=exact),
-        torch.zeros(powers, n, p, dtype=torch.float64, device=exact),
+        known.masks.clone() if known else torch.zeros(p, dtype=torch.float64, device=exact),
+        known.scores.clone() if known else torch.zeros(powers, n, dtype=torch.float64, device=exact),
+        known.weighted.clone() if known else torch.zeros(powers, n, p, dtype=torch.float64, device=exact),
     )
+    first = known.n_masks if known else 0
     held = torch.empty(0)
 
     def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
         nonlocal held
-        held = draw_masks(start // n, -(-stop // n), size, grid, p_keep, seed, x.device)
+        held = draw_masks(first + start // n, first - (-stop // n), size, grid, p_keep, seed, x.device)
         rows = torch.arange(start, stop, device=x.device)
         masks = held[rows // n - start // n].to(x.dtype).reshape(len(rows), *(1,) * (grid is not None), *size)
         return [torch.lerp(baseline[rows % n], x[rows % n], masks)], rows % n
@@ -199,7 +202,7 @@ def mask_sums(
             sums.scores[power] += raised.sum(1)
             sums.weighted[power] += raised @ masks
 
-    request.stream(n_masks * n, build, consume)
+    request.stream((n_masks - first) * n, build, consume)
     return sums
 
 

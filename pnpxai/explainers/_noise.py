@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,38 +28,65 @@ def ranges(inputs: Tensor) -> Tensor:
     return (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (inputs.ndim - 1))
 
 
+@dataclass(frozen=True)
+class GradientMoments:
+    """What remains of the gradients of some noise samples; each field one ``(n, …)`` for each of the inputs.
+
+    Attributes:
+        n_samples: how many there were, for each image.
+        means: their mean.
+        squares: the sum of their squared distances from it.
+    """
+
+    n_samples: int
+    means: tuple[Tensor, ...]
+    squares: tuple[Tensor, ...]
+
+    @property
+    def variances(self) -> tuple[Tensor, ...]:
+        """Over the noise, divided by ``n_samples``."""
+        return tuple(each / self.n_samples for each in self.squares)
+
+
 def noisy_gradient_moments(
-    request: Request, n_samples: int, noise_level: float, seed: int
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Mean and variance (over the noise, divided by ``n_samples``) of the gradient at the noisy inputs.
+    request: Request, n_samples: int, noise_level: float, seed: int, known: GradientMoments | None = None
+) -> GradientMoments:
+    """Mean and variance of the gradient at the noisy inputs.
 
     Both are updated one sample after the other (Welford, 1962), which loses no digits to cancellation and gives the
-    same numbers for every chunk size.
+    same numbers for every chunk size, and for every portion of the samples.
 
-    Returns:
-        Means and variances, each one ``(n, …)`` for each of ``request.inputs``.
+    Args:
+        request: what is explained.
+        n_samples: noises for each image, those of ``known`` among them.
+        noise_level: their standard deviation, as a share of each image's range.
+        seed: of the noises.
+        known: the moments over the first of the same noises, which are not asked again; stay as they are.
     """
     inputs = request.inputs
     scales = [noise_level * ranges(each) for each in inputs]
-    kinds = [torch.promote_types(each.dtype, torch.float32) for each in inputs]
-    means = [torch.zeros_like(each, dtype=kind) for each, kind in zip(inputs, kinds, strict=True)]
-    squares = [torch.zeros_like(each) for each in means]
+    if known is None:
+        kinds = [torch.promote_types(each.dtype, torch.float32) for each in inputs]
+        zeros = tuple(torch.zeros_like(each, dtype=kind) for each, kind in zip(inputs, kinds, strict=True))
+        known = GradientMoments(0, zeros, zeros)
+    means, squares = (tuple(each.clone() for each in kept) for kept in (known.means, known.squares))
+    first, added = known.n_samples, n_samples - known.n_samples
 
     def run(start: int, stop: int) -> None:
         items = torch.arange(start, stop)
-        index = (items // n_samples).to(inputs[0].device)
-        drawn = [standard_noise(inputs, seed, int(item) % n_samples) for item in items]
+        index = (items // added).to(inputs[0].device)
+        drawn = [standard_noise(inputs, seed, first + int(item) % added) for item in items]
         rows = [
             each[index] + scale[index] * torch.stack(noise)
             for each, scale, noise in zip(inputs, scales, zip(*drawn, strict=True), strict=True)
         ]
         found = score_gradients(request, rows, index)
         for position, item in enumerate(items.tolist()):
-            image, count = item // n_samples, item % n_samples + 1
+            image, count = item // added, first + item % added + 1
             for mean, square, slope in zip(means, squares, found, strict=True):
                 away = slope[position].to(mean.dtype) - mean[image]
                 mean[image] += away / count
                 square[image] += away * (slope[position].to(mean.dtype) - mean[image])
 
-    in_chunks(request, len(request) * n_samples, run)
-    return tuple(means), tuple(each / n_samples for each in squares)
+    in_chunks(request, len(request) * added, run)
+    return GradientMoments(n_samples, means, squares)

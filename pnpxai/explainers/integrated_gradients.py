@@ -65,6 +65,9 @@ class IntegratedGradients(Explainer):
         n_steps: points at which the gradient is taken; more is nearer to completeness and costs as many gradients.
         baseline_fn: the input ``x'`` that stands for absence: a baseline, its name, a number, a tensor or a function.
 
+    Presets: the blurred input, which unlike one colour hides nothing of that colour, and the input's own mean (both
+    weighed by Sturmfels et al., Distill 2020, doi 10.23915/distill.00022).
+
     Example:
         >>> model = nn.Linear(2, 1)
         >>> _ = model.weight.data.copy_(torch.tensor([[2.0, -1.0]]))
@@ -75,6 +78,7 @@ class IntegratedGradients(Explainer):
 
     SUPPORTED_MODULES = ANY_MODULE
     TUNABLES = {"n_steps": IntDistribution(10, 300, log=True), "baseline_fn": BaselineFunction}
+    PRESETS = ({"baseline_fn": "blur"}, {"baseline_fn": "mean"})
     BUDGET = ("n_steps",)
     LIMITS = {"n_steps": WholeWithin(1)}
 

@@ -31,6 +31,9 @@ class LRPUniformEpsilon(LRPBase):
 
     The arguments are those of `LRPBase`.
 
+    Presets: ε as small as zennit's, next to the plain rule; the attention rule of Achtibat et al., 2024, who use ε
+    throughout on language models.
+
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[2.0, -1.0]]))
@@ -39,6 +42,7 @@ class LRPUniformEpsilon(LRPBase):
     """
 
     SUPPORTED_MODULES = (Linear, Convolution)
+    PRESETS = ({"epsilon": 1e-6}, {"attention": "attnlrp"})
 
     def __init__(
         self,
@@ -80,6 +84,8 @@ class LRPEpsilonPlus(LRPBase):
 
     The arguments are those of `LRPBase`.
 
+    Presets: the ε of Montavon et al., 2019 (section 10.3; there in standard deviations of the activations).
+
     Example:
         >>> model = nn.Sequential(nn.Conv1d(1, 1, 2, bias=False), nn.Flatten())
         >>> _ = model[0].weight.data.copy_(torch.tensor([[[2.0, -1.0]]]))
@@ -89,6 +95,7 @@ class LRPEpsilonPlus(LRPBase):
     """
 
     SUPPORTED_MODULES = (Linear, Convolution)
+    PRESETS = ({"epsilon": 0.25},)
 
     @property
     def zennit_composite(self) -> Composite:
@@ -104,6 +111,8 @@ class LRPEpsilonAlpha2Beta1(LRPBase):
 
     The arguments are those of `LRPBase`.
 
+    Presets: the ε of Montavon et al., 2019, as of `LRPEpsilonPlus`.
+
     Example:
         >>> model = nn.Sequential(nn.Conv1d(1, 1, 2, bias=False), nn.Flatten())
         >>> _ = model[0].weight.data.copy_(torch.tensor([[[2.0, -1.0]]]))
@@ -113,6 +122,7 @@ class LRPEpsilonAlpha2Beta1(LRPBase):
     """
 
     SUPPORTED_MODULES = (Linear, Convolution)
+    PRESETS = ({"epsilon": 0.25},)
 
     @property
     def zennit_composite(self) -> Composite:
@@ -132,6 +142,9 @@ class LRPEpsilonGammaBox(LRPBase):
         gamma: of the γ-rule; larger favours positive contributions more.
         gamma_on_linear: the γ-rule on linear layers too, as is usual in vision transformers.
 
+    Presets: the ε of Montavon et al., 2019, as of `LRPEpsilonPlus`; γ on linear layers, as small as Achtibat et al.,
+    2024 (arXiv 2402.05602) take it there for vision transformers.
+
     Example:
         >>> model = nn.Sequential(nn.Conv1d(1, 1, 2, bias=False), nn.Flatten())
         >>> _ = model[0].weight.data.copy_(torch.tensor([[[2.0, -1.0]]]))
@@ -146,6 +159,7 @@ class LRPEpsilonGammaBox(LRPBase):
         "gamma": FloatDistribution(1e-6, 1.0, log=True),
         "gamma_on_linear": CategoricalDistribution((False, True)),
     }
+    PRESETS = ({"epsilon": 0.25}, {"gamma": 0.05, "gamma_on_linear": True})
     LIMITS = {**LRPBase.LIMITS, "gamma": Within(0.0)}
 
     def __init__(

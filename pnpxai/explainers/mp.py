@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # its usual name
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
-from pnpxai.errors import ModelError, ParameterError
+from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
-from pnpxai.explainers._gradients import backward_errors, differentiable, in_chunks
+from pnpxai.explainers._descent import Descent, optimise_masks
+from pnpxai.explainers._gradients import differentiable
 from pnpxai.explainers._seeds import generator_for
 from pnpxai.forward import Extractor, Request
 from pnpxai.limits import OneOf, WholeWithin, Within
@@ -53,6 +54,8 @@ class MP(Explainer):
         convention: ``"destructive"`` or ``"constructive"``.
         seed: of the noise.
 
+    Presets: the paper's prices (of sums over 28 × 28 cells there, of means here) and step size, in either convention.
+
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(64, 2))
         >>> maps = MP(model, max_iter=10, mask_shape=(4, 4)).attribute(torch.ones(1, 1, 8, 8))
@@ -67,12 +70,17 @@ class MP(Explainer):
         "lr": FloatDistribution(0.01, 1.0, log=True),
         "max_iter": IntDistribution(20, 500, log=True),
         "l1_coeff": FloatDistribution(1e-4, 1.0, log=True),
-        "tv_coeff": FloatDistribution(1e-4, 1.0, log=True),
+        "tv_coeff": FloatDistribution(1e-4, 10.0, log=True),
         "mask_shape": choices((7, 7), (14, 14), (28, 28), (56, 56)),
         "sigma": FloatDistribution(1.0, 20.0, log=True),
         "convention": choices("destructive", "constructive"),
     }
+    PRESETS = (
+        {"lr": 0.1, "l1_coeff": 0.08, "tv_coeff": 7.5},
+        {"lr": 0.1, "l1_coeff": 0.08, "tv_coeff": 7.5, "convention": "constructive"},
+    )
     BUDGET = ("max_iter",)
+    NESTED = True
     LIMITS = {
         "tv_beta": Within(1.0),
         "lr": Within(0.0, low_open=True),
@@ -117,13 +125,14 @@ class MP(Explainer):
         self.convention = convention
         self.seed = seed
 
-    def explain_request(self, request: Request) -> Tensor:
+    def explain_further(self, request: Request, budget: int, state: Descent | None) -> tuple[Tensor, Descent]:
         """The map of the optimised masks."""
-        kept = upsample_masks(self.optimise(request)[0], request.input)
-        return 1 - kept if self.convention == "destructive" else kept
+        found = self.optimise(request, budget, state)
+        kept = upsample_masks(found.masks, request.input)
+        return 1 - kept if self.convention == "destructive" else kept, found
 
-    def optimise(self, request: Request) -> tuple[Tensor, Tensor]:
-        """One optimisation of all images: the masks ``(n, 1, *mask_shape)`` and the losses ``(max_iter, n)``."""
+    def optimise(self, request: Request, max_iter: int, known: Descent | None = None) -> Descent:
+        """One optimisation of all images, its masks ``(n, 1, *mask_shape)``: to step ``max_iter``, from a known one."""
         x, destructive = request.input, self.convention == "destructive"
         blurred = blur(x, _pair("kernel_size", self.kernel_size), self.sigma)
 
@@ -139,49 +148,7 @@ class MP(Explainer):
             return (scores if destructive else -scores) + penalty
 
         masks = torch.full((len(x), 1, *_pair("mask_shape", self.mask_shape)), 0.5, device=x.device)
-        return optimise_masks(request, loss, masks, self.lr, self.max_iter)
-
-
-def optimise_masks(
-    request: Request, loss: Callable[[Tensor, int, int, int], Tensor], masks: Tensor, lr: float, max_iter: int
-) -> tuple[Tensor, Tensor]:
-    """Minimise each mask's loss by Adam (Kingma and Ba, 2015, algorithm 1), projected to [0, 1] after each step.
-
-    Args:
-        request: the samples, whose chunk size is kept to.
-        loss: from some masks ``(m, …)``, the samples ``start`` to ``stop`` they belong to and the number of the step,
-            to one loss each ``(m,)``.
-        masks: where to start, ``(n, …)``.
-        lr: step size.
-        max_iter: number of steps.
-
-    Returns:
-        The masks, and each one's loss before each step ``(max_iter, n)``.
-
-    Raises:
-        ModelError: a loss that is not finite, or one sample does not fit in memory.
-    """
-    first, second = torch.zeros_like(masks), torch.zeros_like(masks)
-    gradient = torch.empty_like(masks)
-    history = torch.empty(max_iter, len(masks), device=masks.device)
-
-    def differentiate(start: int, stop: int) -> None:
-        with torch.enable_grad():
-            part = masks[start:stop].detach().requires_grad_()
-            losses = loss(part, start, stop, step)
-            with backward_errors(request):
-                (gradient[start:stop],) = torch.autograd.grad(losses.sum(), part)
-        history[step, start:stop] = losses.detach()
-
-    for step in range(max_iter):
-        in_chunks(request, len(masks), differentiate)
-        first = 0.9 * first + 0.1 * gradient
-        second = 0.999 * second + 0.001 * gradient**2
-        deviation = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
-        masks = (masks - lr * first / (1 - 0.9 ** (step + 1)) / deviation).clamp(0, 1)
-    if not torch.isfinite(history).all():
-        raise ModelError("finite outputs on blurred inputs", "NaN or infinity", "Use a wider dtype or a smaller sigma.")
-    return masks, history
+        return optimise_masks(request, loss, known or Descent.of(masks), self.lr, max_iter)
 
 
 def upsample_masks(masks: Tensor, images: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pnpxai.baselines import Baseline
 from pnpxai.errors import ModelError, ParameterError, unknown_name
-from pnpxai.explainers._base import ANY_MODULE, Explainer, like_inputs
+from pnpxai.explainers._base import ANY_MODULE, Explainer
+from pnpxai.explainers._maps import like_inputs
 from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskSums, as_maps, mask_sums
 from pnpxai.forward import Extractor, Request, model_reference
 from pnpxai.guard import guard
@@ -78,6 +79,8 @@ class RELAX(Explainer):
         similarity: ``"cosine"``, or a function of outputs ``(m, e)`` under masks and the outputs ``(m, e)`` without
             them, to ``(m,)``.
 
+    Presets: 16 cells for smaller objects, as of `RISE`.
+
     Example:
         >>> model = nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.eye(2))
@@ -89,7 +92,9 @@ class RELAX(Explainer):
     SUPPORTED_MODULES = ANY_MODULE
     INPUT_NDIMS = (2, 3, 4)
     TUNABLES = MASK_TUNABLES
+    PRESETS = ({"grid_size": 16},)
     BUDGET = ("n_masks",)
+    NESTED = True
     LIMITS = MASK_LIMITS
 
     def __init__(
@@ -130,16 +135,18 @@ class RELAX(Explainer):
         model_reference(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs)
-            importance, uncertainty = relax_maps(*self._sums(request, powers=2))
+            importance, uncertainty = relax_maps(*self._sums(request, self.n_masks, powers=2))
             maps = importance, uncertainty, filter_uncertain(importance, uncertainty)
             return RelaxExplanation(*(like_inputs(as_maps(each, request.input), inputs, request) for each in maps))
 
-    def explain_request(self, request: Request) -> Tensor:
+    def explain_further(self, request: Request, budget: int, state: MaskSums | None) -> tuple[Tensor, MaskSums]:
         """The importance."""
-        sums, unmasked = self._sums(request, powers=1)
-        return as_maps(sums.mean() + unmasked, request.input)
+        sums, unmasked = self._sums(request, budget, powers=1, known=state)
+        return as_maps(sums.mean() + unmasked, request.input), sums
 
-    def _sums(self, request: Request, powers: int) -> tuple[MaskSums, Tensor]:
+    def _sums(
+        self, request: Request, n_masks: int, powers: int, known: MaskSums | None = None
+    ) -> tuple[MaskSums, Tensor]:
         """Sums of ``s_i - s(h, h)``, small where masks change little, so that no digits cancel; and ``s(h, h)``."""
         similarity = similarity_for(self.similarity)
         references = _rows(request.outputs)
@@ -147,12 +154,13 @@ class RELAX(Explainer):
         sums = mask_sums(
             request,
             lambda outputs, index: _compare(similarity, _rows(outputs), references[index]) - unmasked[index],
-            n_masks=self.n_masks,
+            n_masks=n_masks,
             grid_size=self.grid_size,
             p_keep=self.p_keep,
             baseline_fn=self.baseline_fn,
             seed=self.seed,
             powers=powers,
+            known=known,
         )
         return sums, unmasked[:, None].to(sums.scores)
 

@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 from pnpxai.explainers._base import ANY_MODULE, Explainer
-from pnpxai.explainers._noise import noisy_gradient_moments
+from pnpxai.explainers._noise import GradientMoments, noisy_gradient_moments
 from pnpxai.forward import Extractor, Request
 from pnpxai.limits import Limit, WholeWithin, Within
 
@@ -28,6 +28,8 @@ class SmoothGrad(Explainer):
         noise_level: the noise's standard deviation as a share of each input's range; more is smoother and coarser.
         seed: of the noises.
 
+    Presets: both ends of the 10 to 20 % of noise that the paper recommends.
+
     Example:
         >>> import torch
         >>> model = torch.nn.Linear(2, 1)
@@ -38,7 +40,9 @@ class SmoothGrad(Explainer):
 
     SUPPORTED_MODULES = ANY_MODULE
     TUNABLES = {"n_samples": IntDistribution(5, 200, log=True), "noise_level": FloatDistribution(0.02, 0.5, log=True)}
+    PRESETS = ({"noise_level": 0.1}, {"noise_level": 0.2})
     BUDGET = ("n_samples",)
+    NESTED = True
     LIMITS: ClassVar[Mapping[str, Limit]] = {
         "n_samples": WholeWithin(1),
         "noise_level": Within(0.0, low_open=True),
@@ -59,9 +63,12 @@ class SmoothGrad(Explainer):
         self.noise_level = noise_level
         self.seed = seed
 
-    def explain_request(self, request: Request) -> tuple[Tensor, ...]:
+    def explain_further(
+        self, request: Request, budget: int, state: GradientMoments | None
+    ) -> tuple[tuple[Tensor, ...], GradientMoments]:
         """The means."""
-        return noisy_gradient_moments(request, self.n_samples, self.noise_level, self.seed)[0]
+        found = noisy_gradient_moments(request, budget, self.noise_level, self.seed, state)
+        return tuple(each.clone() for each in found.means), found
 
 
 class VarGrad(Explainer):
@@ -78,6 +85,8 @@ class VarGrad(Explainer):
         noise_level: the noise's standard deviation as a share of each input's range; more looks further around.
         seed: of the noises.
 
+    Presets: those of `SmoothGrad`, whose noise it shares.
+
     Example:
         >>> import torch
         >>> VarGrad(torch.nn.Linear(2, 1)).attribute(torch.tensor([[0.0, 1.0]])).tolist()
@@ -86,7 +95,9 @@ class VarGrad(Explainer):
 
     SUPPORTED_MODULES = ANY_MODULE
     TUNABLES = SmoothGrad.TUNABLES
+    PRESETS = SmoothGrad.PRESETS
     BUDGET = SmoothGrad.BUDGET
+    NESTED = True
     LIMITS = {**SmoothGrad.LIMITS, "n_samples": WholeWithin(2)}
 
     def __init__(
@@ -103,6 +114,9 @@ class VarGrad(Explainer):
         self.noise_level = noise_level
         self.seed = seed
 
-    def explain_request(self, request: Request) -> tuple[Tensor, ...]:
+    def explain_further(
+        self, request: Request, budget: int, state: GradientMoments | None
+    ) -> tuple[tuple[Tensor, ...], GradientMoments]:
         """The variances."""
-        return noisy_gradient_moments(request, self.n_samples, self.noise_level, self.seed)[1]
+        found = noisy_gradient_moments(request, budget, self.noise_level, self.seed, state)
+        return found.variances, found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -14,6 +14,8 @@ from pnpxai.errors import ParameterError, unknown_name
 from pnpxai.explainers._base import Explainer
 from pnpxai.forward import Extractor, Request, Targets, model_reference
 from pnpxai.guard import guard
+from pnpxai.metrics._answers import NO_ANSWERS, Question, ask, settled, with_targets
+from pnpxai.metrics._answers import Answers as Answers
 from pnpxai.postprocess import PostProcessor, feature_values
 from pnpxai.tunable import Tunable
 
@@ -29,6 +31,7 @@ class Metric(Tunable, ABC):
     Attributes:
         HIGHER_IS_BETTER: the direction of the score.
         ORDER_ONLY: only the order of the features counts, so that normalising a map changes nothing.
+        EXPLAINS_AGAIN: the score depends on the explainer, not on the map alone.
 
     Args:
         model: the model that was explained.
@@ -41,6 +44,7 @@ class Metric(Tunable, ABC):
 
     HIGHER_IS_BETTER: ClassVar[bool]
     ORDER_ONLY: ClassVar[bool] = False
+    EXPLAINS_AGAIN: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -61,7 +65,9 @@ class Metric(Tunable, ABC):
         self.additional_forward_arg_extractor = additional_forward_arg_extractor
         self.channel_dim = channel_dim
 
-    def evaluate(self, inputs: Any, targets: Targets = None, attributions: Any = None) -> Tensor:
+    def evaluate(
+        self, inputs: Any, targets: Targets = None, attributions: Any = None, answers: Answers | None = None
+    ) -> Tensor:
         """Score maps of a batch.
 
         Args:
@@ -69,40 +75,79 @@ class Metric(Tunable, ABC):
             targets: as given to the explainer; None scores the predicted classes.
             attributions: maps ``(n, h, w)``, ``(n, t)`` or ``(n, d)``, or with channels, which are summed; None asks
                 the explainer.
+            answers: what `answers` gave for these inputs and targets (the rows of these samples), which is then not
+                asked again; None asks.
 
         Returns:
             ``(n,)``, one score a sample.
 
         Raises:
-            InputError: attributions that do not fit the inputs.
+            InputError: attributions or answers that do not fit the inputs.
             ParameterError: neither attributions nor an explainer.
+            TargetError: answers about other targets.
         """
-        with self.prepared(inputs, targets, attributions) as (request, values):
-            return self.evaluate_request(request, values)
+        known = NO_ANSWERS if answers is None else answers
+        with self.prepared(inputs, targets, attributions, known) as (request, values):
+            return self.evaluate_request(request, values, self.ask(request, known))
+
+    def answers(self, inputs: Any, targets: Targets = None) -> Answers:
+        """What `evaluate` asks of the model whatever the map is, to be kept and passed to it for any map.
+
+        Args:
+            inputs: as for `evaluate`.
+            targets: as for `evaluate`.
+
+        Returns:
+            Name to a tensor ``(n, …)``, one row a sample; empty where nothing is asked.
+        """
+        with self.opened(inputs, targets) as request:
+            return with_targets(request, self.ask(request))
+
+    def ask(self, request: Request, known: Answers = NO_ANSWERS) -> Answers:
+        """The answers to `questions`; those in ``known`` are not asked again."""
+        return ask(self.questions(), request, known)
+
+    def questions(self) -> Mapping[str, Question]:
+        """What the metric asks of the model whatever the map is, by names that equal settings alone share."""
+        return {}
 
     @contextlib.contextmanager
     def prepared(
-        self, inputs: Any, targets: Targets = None, attributions: Any = None
+        self, inputs: Any, targets: Targets = None, attributions: Any = None, answers: Answers = NO_ANSWERS
     ) -> Iterator[tuple[Request, Tensor]]:
         """The checked request and one number a feature ``(n, f)``, with the model guarded inside the block."""
+        maps = self.maps(inputs, targets, attributions)
+        with self.opened(inputs, targets, answers) as request:
+            yield request, self.feature_values(maps, request.input)
+
+    @contextlib.contextmanager
+    def opened(self, inputs: Any, targets: Targets = None, answers: Answers = NO_ANSWERS) -> Iterator[Request]:
+        """The checked request, about the targets of ``answers``, with the model guarded inside the block."""
         model_reference(self.model)
-        if attributions is None:
-            attributions = self.need_explainer().attribute(inputs, targets)
-        if isinstance(attributions, tuple) and len(attributions) == 1:
-            attributions = attributions[0]
         with guard(self.model), torch.inference_mode(False):
             request = Request.build(
                 self.model, inputs, targets, self.forward_arg_extractor, self.additional_forward_arg_extractor
             )
-            yield request, self.feature_values(attributions, request.input)
+            yield settled(request, answers)
+
+    def maps(self, inputs: Any, targets: Targets = None, attributions: Any = None) -> Any:
+        """The attributions given, or those of the explainer; a tuple of one tensor is that tensor."""
+        model_reference(self.model)
+        if attributions is None:
+            attributions = self.need_explainer().attribute(inputs, targets)
+        return attributions[0] if isinstance(attributions, tuple) and len(attributions) == 1 else attributions
 
     def feature_values(self, attributions: Any, inputs: Tensor) -> Tensor:
         """One number a feature, ``(n, f)``, from maps of ``inputs``; channels are summed."""
         return feature_values(attributions, inputs, self.channel_dim)
 
     @abstractmethod
-    def evaluate_request(self, request: Request, values: Tensor) -> Tensor:
-        """The metric itself: ``(n,)`` from one number a feature, ``values`` ``(n, f)``."""
+    def evaluate_request(self, request: Request, values: Tensor, answers: Answers) -> Tensor:
+        """The metric itself: ``(n,)`` from one number a feature, ``values`` ``(n, f)``, and the answers to `ask`."""
+
+    def for_samples(self: M, index: Sequence[int]) -> M:
+        """This metric for some of the samples it knows, in their order; for most metrics all samples are alike."""
+        return self
 
     def judging(self: M, explainer: Explainer, postprocessor: PostProcessor) -> M:
         """This metric, set to judge maps that ``explainer`` made and ``postprocessor`` pooled."""

@@ -60,18 +60,38 @@ def removal_scores(
     Raises:
         ModelError: the model returns NaN or infinity for one of them.
     """
-    inputs, kept = request.input, list[Tensor]()
+    inputs = request.input
+    return _finite_scores(
+        request,
+        n_removals,
+        lambda sample, removal: remove(inputs[sample], baseline[sample], removed(sample, removal), channel_dim),
+        score,
+    )
+
+
+def baseline_scores(request: Request, baseline: Tensor, score: Score) -> Tensor:
+    """The scores of the whole baseline ``(n, …)``, ``(n,)``, in single precision at least.
+
+    Raises:
+        ModelError: the model returns NaN or infinity for one of them.
+    """
+    return _finite_scores(request, 1, lambda sample, _: baseline[sample], score).squeeze(1)
+
+
+def _finite_scores(request: Request, n_each: int, changed: Callable[[Tensor, Tensor], Tensor], score: Score) -> Tensor:
+    """Scores ``(n, n_each)`` of inputs changed by the numbers of samples and of changes, both ``(m,)``."""
+    device, kept = request.input.device, list[Tensor]()
 
     def build(start: int, stop: int) -> tuple[tuple[Tensor], Tensor]:
-        item = torch.arange(start, stop, device=inputs.device)
-        sample, removal = item // n_removals, item % n_removals
-        return (remove(inputs[sample], baseline[sample], removed(sample, removal), channel_dim),), sample
+        item = torch.arange(start, stop, device=device)
+        sample = item // n_each
+        return (changed(sample, item % n_each),), sample
 
     def consume(start: int, stop: int, outputs: Tensor) -> None:
-        sample = torch.arange(start, stop, device=outputs.device) // n_removals
+        sample = torch.arange(start, stop, device=outputs.device) // n_each
         kept.append(_read(outputs, request.targets_for(sample), score))
 
-    request.stream(len(request) * n_removals, build, consume)
+    request.stream(len(request) * n_each, build, consume)
     scores = torch.cat(kept)
     if not torch.isfinite(scores).all():
         raise ModelError(
@@ -79,7 +99,7 @@ def removal_scores(
             "NaN or infinity",
             "Choose another baseline_fn; this one leads the model out of its range.",
         )
-    return scores.reshape(len(request), n_removals)
+    return scores.reshape(len(request), n_each)
 
 
 def _read(outputs: Tensor, targets: Tensor | TargetFunction, score: Score) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.forward import Request
+from pnpxai.metrics._answers import Answers
 from pnpxai.metrics._base import Metric
 
 
@@ -69,7 +70,7 @@ class Complexity(Metric):
 
     HIGHER_IS_BETTER = False
 
-    def evaluate_request(self, request: Request, values: Tensor) -> Tensor:
+    def evaluate_request(self, request: Request, values: Tensor, answers: Answers) -> Tensor:
         """The entropy of each map."""
         return entropy(values)
 
@@ -87,6 +88,6 @@ class Sparseness(Metric):
 
     HIGHER_IS_BETTER = True
 
-    def evaluate_request(self, request: Request, values: Tensor) -> Tensor:
+    def evaluate_request(self, request: Request, values: Tensor, answers: Answers) -> Tensor:
         """The Gini index of each map."""
         return gini(values)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from pnpxai.explainers._base import Explainer
 from pnpxai.forward import Extractor, Request
 from pnpxai.limits import WholeWithin, Within
+from pnpxai.metrics._answers import NO_ANSWERS, TARGETS, Answers
 from pnpxai.metrics._base import Metric
+from pnpxai.outputs import predicted
 from pnpxai.postprocess import PostProcessor, norms
 
 
@@ -49,6 +51,7 @@ class Sensitivity(Metric):
     """
 
     HIGHER_IS_BETTER = False
+    EXPLAINS_AGAIN = True
     LIMITS = {"n_perturbations": WholeWithin(1), "radius": Within(0.0, low_open=True), "seed": WholeWithin(0)}
 
     def __init__(
@@ -79,7 +82,11 @@ class Sensitivity(Metric):
             attributions = self.postprocessor(attributions)
         return super().feature_values(attributions, inputs)
 
-    def evaluate_request(self, request: Request, values: Tensor) -> Tensor:
+    def ask(self, request: Request, known: Answers = NO_ANSWERS) -> Answers:
+        """The predicted classes, where no targets are given."""
+        return {TARGETS: predicted(request.outputs)} if request.requested is None else {}
+
+    def evaluate_request(self, request: Request, values: Tensor, answers: Answers) -> Tensor:
         """The largest relative change over the perturbations."""
         explainer = _on_tensors(self.need_explainer(), request)
         inputs = request.input

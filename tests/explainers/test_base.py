@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 from pnpxai.errors import DeclarationError, ExplanationError, InputError, ModelError, ParameterError
@@ -79,6 +79,75 @@ def test_overriding_attribute_is_enough() -> None:
     assert Own(seeded(MLP())).attribute(torch.ones(1, 6)).tolist() == [[3.0] * 6]
     with pytest.raises(NotImplementedError):
         Own(seeded(MLP())).explain_request(Request.build(seeded(MLP()), torch.ones(1, 6)))
+
+
+class Growing(Explainer):
+    """An explainer by `explain_further`: the inputs times the budget, added up one by one."""
+
+    TUNABLES = {"n_terms": IntDistribution(1, 100)}
+    BUDGET = ("n_terms",)
+    NESTED = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward_arg_extractor: Extractor | None = None,
+        additional_forward_arg_extractor: Extractor | None = None,
+        n_terms: int = 3,
+    ) -> None:
+        super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
+        self.n_terms = n_terms
+
+    def explain_further(self, request: Request, budget: int, state: Any) -> Any:
+        n_known, total = state or (0, torch.zeros_like(request.input))
+        for _ in range(n_known, budget):
+            total = total + request.input
+        return total.clone(), (budget, total)
+
+
+def test_implementing_explain_further_is_enough() -> None:
+    explainer = Growing(seeded(MLP()))
+    assert explainer.attribute(torch.ones(1, 6)).tolist() == [[3.0] * 6]
+    assert [each[0, 0].item() for each in explainer.refine(torch.ones(1, 6), 0, (1, 4, 9))] == [1, 4, 9]
+    assert [each[0, 0].item() for each in explainer.refine(torch.ones(1, 6))] == [3]
+    with pytest.raises(ParameterError, match=r"n_terms of Growing \(a whole number"):
+        explainer.refine(torch.ones(1, 6), 0, (0, 1))
+
+
+def test_a_subclass_with_a_way_of_its_own_is_not_nested() -> None:
+    class Negative(Growing):
+        def attribute(self, inputs: Any, targets: Any = None) -> Any:
+            return -super().attribute(inputs, targets)
+
+    class Bare(Negative):
+        pass
+
+    assert Growing.NESTED
+    assert not Negative.NESTED
+    assert not Bare.NESTED
+    assert Bare(seeded(MLP())).attribute(torch.ones(1, 6)).tolist() == [[-3.0] * 6]
+    with pytest.raises(ParameterError, match="budget can be continued"):
+        Bare(seeded(MLP())).refine(torch.ones(1, 6), 0, (1, 2))
+
+
+def test_nested_is_declared_of_what_can_be_continued_only() -> None:
+    with pytest.raises(DeclarationError, match="Twice, which is NESTED.*one of those"):
+
+        class Twice(Growing):
+            NESTED = True
+
+            def explain_request(self, request: Request) -> Any:
+                return request.input
+
+    with pytest.raises(DeclarationError, match="no explain_further"):
+
+        class Nothing(Explainer):
+            NESTED = True
+
+    with pytest.raises(DeclarationError, match=r"Boundless, which implements explain_further, to name one budget"):
+
+        class Boundless(Growing):
+            BUDGET = ()
 
 
 def test_the_constructor_computes_nothing() -> None:

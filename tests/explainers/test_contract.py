@@ -10,19 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 import pnpxai.explainers  # noqa: F401  # registers the explainers
-from pnpxai.errors import ModelError, PnPXAIError
-from pnpxai.explainers import EXPLAINERS, Explainer
+from pnpxai.errors import ModelError, ParameterError, PnPXAIError
+from pnpxai.explainers import EXPLAINERS, Explainer, Gradient
 from pnpxai.explainers.lrp import LRPBase
 from pnpxai.forward import count_forwards
+from pnpxai.modality import Image
 from pnpxai.modules import MODULE_KINDS, detect_model_architecture
 from pnpxai.relevance import MODULES, Pass, Step
-from pnpxai.tunable import Role, Tunable, constructor_parameters
+from pnpxai.tunable import Role, Tunable, constructor_parameters, presets, suggest, trial_params
 from tests import nets
 from tests.harm import untouched
 from tests.nets import RaisesAt, Wrapped, as_dict, as_tuple, batch, breaks_in_backward, seeded, times_backward_broke
@@ -528,3 +530,152 @@ def test_nothing_is_warned_of(cls: type[Explainer]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         maps_of(explainer, ground.inputs(1))
+
+
+PRESETS = [
+    pytest.param(cls, preset, id="-".join([cls.__name__, *(f"{name}={value}" for name, value in preset.items())]))
+    for _, cls in sorted(EXPLAINERS.items())
+    for preset in cls.PRESETS
+]
+
+
+@each_class
+def test_presets_are_few_and_come_from_somewhere(cls: type[Explainer]) -> None:
+    assert len(cls.PRESETS) <= 2
+    assert ("Presets:" in (inspect.getdoc(cls) or "")) == bool(cls.PRESETS)
+
+
+@each_class
+def test_a_search_can_start_from_every_preset(cls: type[Explainer]) -> None:
+    explainer, candidates = first(cls)[2], Image().candidates
+    found = presets(explainer, candidates)
+    assert found == [explainer.set_kwargs(**preset) for preset in cls.PRESETS]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for each in [explainer, *found]:
+        study.enqueue_trial(trial_params(each, candidates, prefix="its."))
+    for each in [explainer, *found]:
+        trial = study.ask()
+        built = suggest(trial, explainer, candidates, prefix="its.")
+        study.tell(trial, 0.0)
+        assert trial_params(built, candidates) == trial_params(each, candidates)
+        assert trial.params == trial_params(each, candidates, prefix="its.")
+
+
+@pytest.mark.parametrize(("cls", "preset"), PRESETS)
+def test_every_preset_reaches_the_map(cls: type[Explainer], preset: dict[str, Any]) -> None:
+    build = next((GROUND_OF[name] for name in preset if name in GROUND_OF), None)
+    ground = next(each for each in grounds(cls) if build in (None, each.build))
+    explainer, inputs = cls(ground.net(), **cheap(cls)), ground.inputs(2)
+    changed = maps_of(explainer.set_kwargs(**preset), inputs)
+    assert distance(changed, maps_of(explainer, inputs)) > 1e-3
+
+
+GROWING = (3, 7, CHEAP)
+each_nested = pytest.mark.parametrize(("cls", "ground"), [each for each in PAIRS if each.values[0].NESTED])
+
+
+def at_budgets(explainer: Explainer, inputs: Tensor, targets: Any) -> tuple[list[Tensor], int]:
+    """The maps at each budget, each from the beginning, and what the last of them costs."""
+    (name,) = explainer.BUDGET
+    maps = []
+    for budget in GROWING:
+        with count_forwards() as counter:
+            maps.append(maps_of(explainer.set_kwargs(**{name: budget}), inputs, targets))
+    return maps, counter.n_samples
+
+
+@each_nested
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.float64, FLOAT64)])
+@pytest.mark.parametrize("targets", [None, [1, 0, 2]], ids=["predicted", "given"])
+def test_refining_gives_the_maps_of_every_budget_at_the_cost_of_the_last(
+    cls: type[Explainer], ground: Ground, dtype: torch.dtype, tolerance: float, targets: Any
+) -> None:
+    inputs, explainer = ground.inputs(dtype=dtype), cls(ground.net().to(dtype))
+    expected, cost = at_budgets(explainer, inputs, targets)
+    with count_forwards() as counter:
+        found = list(explainer.refine(inputs, targets, GROWING))
+    assert counter.n_samples == cost
+    assert all(distance(*pair) <= tolerance for pair in zip(found, expected, strict=True))
+    assert distance(found[0], found[-1]) > 1e-3
+    assert all(each.dtype == dtype and not each.requires_grad for each in found)
+
+
+@each_nested
+def test_refining_gives_the_same_maps_where_samples_do_not_share_a_batch(
+    cls: type[Explainer], ground: Ground, set_chunk_size: Callable[[int], None]
+) -> None:
+    set_chunk_size(1)
+    inputs, explainer = ground.inputs(), cls(ground.net())
+    expected, _ = at_budgets(explainer, inputs, None)
+    found = list(explainer.refine(inputs, None, GROWING))
+    assert all(distance(*pair) <= SAME for pair in zip(found, expected, strict=True))
+    (name,) = cls.BUDGET
+    (alone,) = explainer.set_kwargs(**{name: 7}).refine(inputs)
+    assert distance(alone, expected[1]) <= SAME
+
+
+@each_nested
+def test_between_two_budgets_the_model_is_the_callers(cls: type[Explainer], ground: Ground) -> None:
+    net, inputs = _troubled(ground), ground.inputs()
+    explainer = cls(net)
+    expected, _ = at_budgets(explainer, inputs, None)
+    steps = explainer.refine(inputs, None, GROWING)
+    for each in expected:
+        with untouched(net, inputs):
+            maps = next(steps)
+        assert distance(maps, each) <= FLOAT32
+        maps.zero_()
+        net.train(not net.training)
+        inputs.mul_(-1)
+        maps_of(Gradient(net), ground.inputs())
+        torch.rand(1)
+    with untouched(net, inputs), pytest.raises(StopIteration):
+        next(steps)
+
+
+@each_nested
+def test_a_state_stays_as_it_is_when_it_is_continued(cls: type[Explainer], ground: Ground) -> None:
+    explainer = cls(ground.net())
+    request = explainer.request(ground.inputs(), 1)
+    state = explainer.explain_further(request, GROWING[0], None)[1]
+    again = [explainer.explain_further(request, GROWING[1], state)[0] for _ in range(2)]
+    one, other = (each[0] if isinstance(each, tuple) else each for each in again)
+    assert distance(one, other) <= SAME
+
+
+@each_nested
+def test_nothing_is_touched_when_refining_stops_half_way(
+    cls: type[Explainer], ground: Ground, set_chunk_size: Callable[[int], None]
+) -> None:
+    set_chunk_size(1)
+    net, inputs = _troubled(ground), ground.inputs()
+    explainer = cls(net)
+    with untouched(net, inputs):
+        steps = explainer.refine(inputs, 1, GROWING)
+        next(steps)
+        steps.close()
+        steps = explainer.refine(inputs, 1, GROWING)
+        del steps
+    with count_forwards() as counter:
+        list(explainer.refine(inputs, 1, GROWING))
+    for at in (1, counter.n_calls // 2 + 1, counter.n_calls):
+        broken = RaisesAt(net, at)
+        with untouched(broken, inputs), pytest.raises(ModelError, match="the network broke here"):
+            list(cls(broken).refine(inputs, 1, GROWING))
+
+
+@pytest.mark.parametrize("cls", [each for each in CLASSES if not each.values[0].NESTED])
+def test_a_budget_that_cannot_be_continued_is_not_refined(cls: type[Explainer]) -> None:
+    ground, _, explainer = first(cls)
+    with pytest.raises(ParameterError, match=f"budget can be continued, to refine .*RISE.*; received {cls.__name__}"):
+        explainer.refine(ground.inputs(), 1, GROWING)
+
+
+@pytest.mark.parametrize("cls", [each for each in CLASSES if each.values[0].NESTED])
+@pytest.mark.parametrize(
+    "budgets", [(5, 5), (7, 3), (0, 5), (2, 4.5), (True, 5), ("few", "many"), (math.nan,)], ids=str
+)
+def test_budgets_must_be_growing_whole_numbers(cls: type[Explainer], budgets: Any) -> None:
+    ground, _, explainer = first(cls)
+    with pytest.raises(ParameterError, match=f"budgets that grow .* each {cls.BUDGET[0]} of {cls.__name__}"):
+        explainer.refine(ground.inputs(), 1, budgets)

@@ -87,7 +87,8 @@ def test_it_is_adam_on_the_objective(convention: str) -> None:
         convention=convention,
     )
     targets = model(inputs).argmax(1)
-    masks, losses = explainer.optimise(explainer.request(inputs, targets))
+    found = explainer.optimise(explainer.request(inputs, targets), 15)
+    masks, losses = found.masks, found.losses
     maps = explainer.attribute(inputs, targets)
     for sample, target in enumerate(targets.tolist()):
         mask, expected = slow_optimisation(model, inputs[sample], target, convention == "destructive", 15)
@@ -115,8 +116,7 @@ def test_it_finds_the_patch_and_its_loss_falls(convention: str, add_noise: bool)
     for each in maps[:, 0]:
         assert each[inside].sum() / each.sum() > 0.7  # the patch is 14 % of the image
         assert each[~near].mean() < 0.05
-    _, losses = explainer.optimise(explainer.request(inputs, 0))
-    windows = losses.mean(1).reshape(8, 25).mean(1)
+    windows = explainer.optimise(explainer.request(inputs, 0), 200).losses.mean(1).reshape(8, 25).mean(1)
     assert (windows.diff() < (0.01 if add_noise else 1e-4)).all()
     assert windows[-1] < windows[0] - 0.04
 

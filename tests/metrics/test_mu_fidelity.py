@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pnpxai.errors import ParameterError
 from pnpxai.forward import count_forwards
 from pnpxai.metrics import MuFidelity
-from pnpxai.metrics.mu_fidelity import correlations, random_subsets
+from pnpxai.metrics._subsets import correlations, random_subsets, share_of
 from tests.metrics.oracles import linear_model
 from tests.nets import MLP, TimeCNN, VGGLike, batch, seeded
 
@@ -41,7 +41,7 @@ def test_against_a_slow_loop(grid_size: int | None, correlation: str) -> None:
     model, x = seeded(VGGLike().double()), batch(2, 3, 16, 16, dtype=torch.float64)
     maps = batch(2, 16, 16, seed=4, dtype=torch.float64)
     n_cells = 256 if grid_size is None else grid_size**2
-    subsets = random_subsets(30, n_cells, 0.2, seed=5)
+    subsets = random_subsets(30, n_cells, share_of(n_cells, 0.2), seed=5)
     found = MuFidelity(
         model, n_perturbations=30, grid_size=grid_size, correlation=correlation, baseline_fn="mean", seed=5
     ).evaluate(x, 1, maps)
@@ -98,14 +98,14 @@ def test_the_cost_and_the_scale_of_the_map() -> None:
 
 @given(n_cells=st.integers(1, 60), share=st.floats(0.01, 0.99), seed=st.integers(0, 1000))
 def test_subsets_are_of_one_size(n_cells: int, share: float, seed: int) -> None:
-    sizes = random_subsets(20, n_cells, share, seed).sum(1)
+    sizes = random_subsets(20, n_cells, share_of(n_cells, share), seed).sum(1)
     assert (sizes == min(max(round(share * n_cells), 1), n_cells)).all()
 
 
 def test_every_cell_is_drawn_alike() -> None:
-    often = random_subsets(20_000, 10, 0.3, seed=1).double().mean(0)
+    often = random_subsets(20_000, 10, 3, seed=1).double().mean(0)
     assert (often - 0.3).abs().max() < 5 * (0.3 * 0.7 / 20_000) ** 0.5
-    assert not torch.equal(random_subsets(20, 10, 0.3, 1), random_subsets(20, 10, 0.3, 2))
+    assert not torch.equal(random_subsets(20, 10, 3, 1), random_subsets(20, 10, 3, 2))
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=3, max_size=12))
