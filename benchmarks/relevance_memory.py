@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.written import circumstances, table, write
 from benchmarks.zoo import torchvision_net
 from pnpxai.explainers import LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
-from pnpxai.tuning._tune import versions
+from pnpxai.tuning._problem import versions
 
 MODELS = ("resnet18", "efficientnet_b0", "densenet121", "vit_b_16", "vgg11_bn")
 COMPOSITES = (LRPUniformEpsilon, LRPEpsilonPlus, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox)

@@ -26,7 +26,7 @@ from pnpxai.errors import RelevanceWarning, UnsupportedModelError, UnsupportedOp
 from pnpxai.explainers import LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from pnpxai.explainers.lrp import LRPBase
 from pnpxai.outputs import output_tensor
-from pnpxai.tuning._tune import versions
+from pnpxai.tuning._problem import versions
 
 COMPOSITES: dict[str, type[LRPBase]] = {
     "ε": LRPUniformEpsilon,

@@ -15,7 +15,7 @@ from benchmarks.written import circumstances, table, write
 from pnpxai.errors import PnPXAIError
 from pnpxai.photographs import cropped, efficientnet_lite0, photographs, standardized
 from pnpxai.recommender import least_budget
-from pnpxai.tuning._tune import versions
+from pnpxai.tuning._problem import versions
 
 
 class SeriesClassifier(nn.Module):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from pnpxai.metrics import Metric
+from pnpxai.tuning._scores import ScoreBook
 
 
 def random_map(inputs: Tensor, channel_dim: int | None = 1, seed: int = 0) -> Tensor:
@@ -41,6 +44,26 @@ CONTROLS: dict[str, Callable[[Tensor, int | None, int], Tensor]] = {
     "centre": centre_map,
 }
 """Name to a function of inputs ``(n, …)``, channel dimension and seed."""
+
+
+def control_scores(
+    metric: Metric, book: ScoreBook, index: Sequence[int], explained: Tensor, seed: int
+) -> dict[str, tuple[float, ...]]:
+    """Scores of random, edge and centre maps; none for a metric that has to explain again.
+
+    Args:
+        metric: scores maps.
+        book: keeps its scores.
+        index: samples.
+        explained: the tensor to be explained, of all samples ``(n, …)``.
+        seed: of the random map.
+    """
+    if type(metric).EXPLAINS_AGAIN:
+        return {}
+    rows = explained[list(index)]
+    maps = [control(rows, metric.channel_dim, seed) for control in CONTROLS.values()]
+    scores = book.scores([(None, None, each) for each in maps], index)
+    return {name: tuple(own) for name, own in zip(CONTROLS, scores, strict=True)}
 
 
 def _positions(inputs: Tensor, channel_dim: int | None) -> list[int]:

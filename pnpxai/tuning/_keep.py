@@ -12,16 +12,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pnpxai.errors import StudyError
-from pnpxai.explainers import EXPLAINERS
+from pnpxai.explainers import EXPLAINERS, RankEnsemble
 from pnpxai.metrics import METRICS
 from pnpxai.modality import MODALITIES
 from pnpxai.postprocess import PostProcessor
 from pnpxai.tunable import Role, Tunable
+from pnpxai.tuning._opinion import Opinion
+from pnpxai.tuning._pareto import Choice
 from pnpxai.tuning._result import Configuration, Entry, TuneResult
 from pnpxai.tuning._statistics import Gain
 from pnpxai.tuning._study import weights_digest
 
-FORMAT = 1
+FORMAT = 2
+AS_IT_IS = ("tuning_index", "holdout_index", "n_forwards", "search_forwards", "seconds", "seed", "caveats")
+NUMBERS = ("estimate", "forwards_per_sample", "seconds_per_sample", "seed_luck")
 _MODEL = {"model": "the user's"}
 
 
@@ -35,30 +39,19 @@ def save(result: TuneResult, folder: Path) -> Path:
     kept = {
         "format": FORMAT,
         "model": weights_digest(result.explainer.model),
-        "entries": [
-            {
-                "name": each.name,
-                "default": _configuration(each.default, tensors),
-                "tuned": None if each.tuned is each.default else _configuration(each.tuned, tensors),
-                "gain": asdict(each.gain) if each.gain else None,
-                "n_trials": each.n_trials,
-                "failures": list(each.failures),
-            }
-            for each in result.entries
-        ],
+        "entries": [_entry(each, tensors) for each in result.entries],
+        "ensemble": _entry(result.ensemble, tensors) if result.ensemble else None,
+        "runner_up": asdict(result.runner_up) if result.runner_up else None,
+        "opinion": _opinion(result.opinion, tensors) if result.opinion else None,
+        "trials": [_choice(each, tensors) for each in result.trials],
         "failed": dict(result.failed),
         "metric": _plain(result.metric.set_kwargs(explainer=None), tensors),
         "modality": _plain(result.modality, tensors),
         "controls": {name: list(scores) for name, scores in result.controls.items()},
         "inputs": _plain(result.inputs, tensors),
         "targets": _plain(result.targets, tensors),
-        "tuning_index": list(result.tuning_index),
-        "holdout_index": list(result.holdout_index),
-        "n_forwards": result.n_forwards,
-        "seconds": result.seconds,
-        "seed": result.seed,
+        **{name: _plain(getattr(result, name), {}) for name in AS_IT_IS},
         "versions": dict(result.versions),
-        "caveats": list(result.caveats),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(kept, indent=2), encoding="utf-8")
@@ -94,21 +87,24 @@ def load(folder: Path, model: nn.Module) -> TuneResult:
         scores = {name: tuple(value[name]) for name in ("tuning_scores", "holdout_scores")}
         return Configuration(**{**value, **parts, **scores})
 
-    entries = []
-    for each in kept["entries"]:
-        default = configuration(each["default"])
-        entries.append(
-            Entry(
-                each["name"],
-                default,
-                configuration(each["tuned"]) if each["tuned"] else default,
-                Gain(**each["gain"]) if each["gain"] else None,
-                each["n_trials"],
-                tuple(each["failures"]),
-            )
-        )
+    def entry(value: Mapping[str, Any]) -> Entry:
+        default = configuration(value["default"])
+        tuned = configuration(value["tuned"]) if value["tuned"] else default
+        gain = Gain(**value["gain"]) if value["gain"] else None
+        return Entry(value["name"], default, tuned, gain, value["n_trials"], tuple(value["failures"]))
+
+    opinion = kept["opinion"]
     return TuneResult(
-        entries=tuple(entries),
+        entries=tuple(map(entry, kept["entries"])),
+        ensemble=entry(kept["ensemble"]) if kept["ensemble"] else None,
+        runner_up=Gain(**kept["runner_up"]) if kept["runner_up"] else None,
+        opinion=Opinion(rebuilt(opinion["metric"]), tuple(opinion["tuned"]), tuple(opinion["default"]))
+        if opinion
+        else None,
+        trials=tuple(
+            Choice(**{**each, "explainer": rebuilt(each["explainer"]), "postprocessor": rebuilt(each["postprocessor"])})
+            for each in kept["trials"]
+        ),
         failed=kept["failed"],
         metric=rebuilt(kept["metric"]),
         modality=rebuilt(kept["modality"]),
@@ -116,14 +112,36 @@ def load(folder: Path, model: nn.Module) -> TuneResult:
         controls={name: tuple(scores) for name, scores in kept["controls"].items()},
         inputs=rebuilt(kept["inputs"]),
         targets=rebuilt(kept["targets"]),
-        tuning_index=tuple(kept["tuning_index"]),
-        holdout_index=tuple(kept["holdout_index"]),
-        n_forwards=kept["n_forwards"],
-        seconds=kept["seconds"],
-        seed=kept["seed"],
+        **{name: rebuilt(kept[name]) for name in AS_IT_IS},
         versions=kept["versions"],
-        caveats=tuple(kept["caveats"]),
     )
+
+
+def _entry(entry: Entry, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "default": _configuration(entry.default, tensors),
+        "tuned": None if entry.tuned is entry.default else _configuration(entry.tuned, tensors),
+        "gain": asdict(entry.gain) if entry.gain else None,
+        "n_trials": entry.n_trials,
+        "failures": list(entry.failures),
+    }
+
+
+def _opinion(opinion: Opinion, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    metric = _plain(opinion.metric.set_kwargs(explainer=None), tensors)
+    return {"metric": metric, "tuned": list(opinion.tuned), "default": list(opinion.default)}
+
+
+def _choice(choice: Choice, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return {
+        "number": choice.number,
+        "name": choice.name,
+        "explainer": _plain(choice.explainer, tensors),
+        "postprocessor": _plain(choice.postprocessor, tensors),
+        "values": dict(choice.values),
+        "complete": choice.complete,
+    }
 
 
 def _configuration(configuration: Configuration, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -133,8 +151,7 @@ def _configuration(configuration: Configuration, tensors: dict[str, Tensor]) -> 
         "params": dict(configuration.params),
         "tuning_scores": list(configuration.tuning_scores),
         "holdout_scores": list(configuration.holdout_scores),
-        "n_forwards": configuration.n_forwards,
-        "seconds": configuration.seconds,
+        **{name: getattr(configuration, name) for name in NUMBERS},
     }
 
 
@@ -192,6 +209,7 @@ def _class(name: str) -> type[Tunable]:
         listed = next(each for each in Role.__subclasses__() if each.__name__ == role).REGISTRY.values()
         return next(each for each in listed if each.__name__ == own)
     known: dict[str, type[Tunable]] = {**EXPLAINERS, **METRICS, "PostProcessor": PostProcessor}
+    known["RankEnsemble"] = RankEnsemble
     known |= {each.__name__: each for each in MODALITIES.values()}
     if name not in known:
         raise StudyError("a class that is registered", name, "Import the module that defines it before loading.")

@@ -18,6 +18,8 @@ from pnpxai.metrics import Metric
 from pnpxai.modality import Modality
 from pnpxai.postprocess import PostProcessor
 from pnpxai.recommender import Recommendation
+from pnpxai.tuning._opinion import Opinion
+from pnpxai.tuning._pareto import Choice, Pareto
 from pnpxai.tuning._statistics import Gain
 
 
@@ -29,10 +31,13 @@ class Configuration:
         explainer: on the user's own model.
         postprocessor: makes one number a feature of its maps.
         params: what was chosen, as the study names it (``RISE.p_keep``).
-        tuning_scores: one score a tuning sample.
+        tuning_scores: one score a tuning sample; of the first ones only, where the race stopped it.
         holdout_scores: one score a hold-out sample; empty where it was not scored there.
-        n_forwards: samples through the model to explain the tuning samples once.
-        seconds: time to explain the tuning samples once.
+        estimate: the mean tuning score; where the race stopped it, what that would be by the paired differences seen;
+            less what its seed gained by luck, where seeds were varied.
+        forwards_per_sample: samples through the model to explain one.
+        seconds_per_sample: time to explain one.
+        seed_luck: how much better its seed scored than the mean of it and others; 0 where none others were tried.
     """
 
     explainer: Explainer
@@ -40,12 +45,18 @@ class Configuration:
     params: Mapping[str, Any]
     tuning_scores: tuple[float, ...]
     holdout_scores: tuple[float, ...] = ()
-    n_forwards: int = 0
-    seconds: float = 0.0
+    estimate: float = math.nan
+    forwards_per_sample: float = 0.0
+    seconds_per_sample: float = 0.0
+    seed_luck: float = 0.0
 
     def maps(self, inputs: Any, targets: Any = None) -> Tensor:
         """Post-processed maps ``(n, h, w)``, ``(n, t)`` or ``(n, d)``."""
         return self.postprocessor(self.explainer.attribute(inputs, targets))
+
+    def scored(self, n: int) -> bool:
+        """Whether it was scored on all ``n`` tuning samples."""
+        return len(self.tuning_scores) >= n
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,10 @@ class Entry:
 
     Attributes:
         name: the explainer's name in the study.
-        default: as the explainer came; without scores where it failed.
+        default: as the explainer came; without scores where it failed. Of an ensemble: its best member.
         tuned: the best configuration found (the default itself where nothing better was found).
-        gain: tuned against default on the hold-out; None without a hold-out, or where the default failed.
+        gain: tuned against default on the hold-out; None without a hold-out, where the default failed, or where the
+            race stopped the explainer, which has lost then and is not judged.
         n_trials: finished trials spent on it.
         failures: reasons of its failed trials, each once.
     """
@@ -79,19 +91,24 @@ class TuneResult:
     """The outcome of `pnpxai.tune`.
 
     Attributes:
-        entries: one a explainer that finished a trial, best tuning score first.
+        entries: one a explainer that finished a trial, best tuning score first, then those the race stopped.
         failed: explainers none of whose trials finished, with the reason.
         metric: the metric that judged.
         modality: the kind of data.
         recommendation: what was recommended and rejected before tuning; None where explainers were given.
         controls: scores of random, edge and centre maps on the judging samples (the hold-out if there is one).
         inputs, targets: what was explained (targets as given, or the predicted classes).
-        tuning_index, holdout_index: which samples were used for what.
-        n_forwards: samples through the model in all.
+        tuning_index, holdout_index: which samples were used for what, the tuning samples in the order of the race.
+        n_forwards: samples through the model in all, other workers' included.
         seconds: duration in all.
         seed: of the split, the sampler and the metric's bootstrap.
         versions: package name to version.
         caveats: what a reader has to know before trusting the result.
+        search_forwards: samples through the model in the search, before anything was judged.
+        runner_up: the winner against the next explainer, both tuned, on the hold-out; None without either.
+        ensemble: the best explainers averaged by rank, against the best of them; None where there are no two.
+        opinion: another metric's word on the winner where there is no hold-out.
+        trials: every distinct finished trial: ``explainer``, ``score`` and the other aims.
         study: the Optuna study; None in a loaded result.
     """
 
@@ -110,17 +127,30 @@ class TuneResult:
     seed: int
     versions: Mapping[str, str]
     caveats: tuple[str, ...] = ()
+    search_forwards: int = 0
+    runner_up: Gain | None = None
+    ensemble: Entry | None = None
+    opinion: Opinion | None = None
+    trials: tuple[Choice, ...] = ()
     study: optuna.Study | None = field(default=None, compare=False)
 
     @property
     def winner(self) -> Entry:
-        """The entry with the best tuning score."""
+        """The entry with the best tuning score; the ensemble where the hold-out confirms that it beats its members."""
+        if self.ensemble is not None and self.ensemble.gain is not None and self.ensemble.gain.confirmed:
+            return self.ensemble
         return self.entries[0]
 
     @property
     def recommended(self) -> Configuration:
-        """What to use: the winner's tuned configuration, or its default where the hold-out does not confirm a gain."""
-        return self.winner.recommended
+        """What to use: the winner's tuned configuration, or its default where its gain is not confirmed.
+
+        Without a hold-out the other metric has to agree.
+        """
+        entry = self.winner
+        if self.opinion is not None and not self.opinion.agrees:
+            return entry.default
+        return entry.recommended
 
     @property
     def explainer(self) -> Explainer:
@@ -135,12 +165,12 @@ class TuneResult:
     @property
     def score(self) -> float:
         """Mean score of the winner's tuned configuration on the judging samples."""
-        return _mean(_judged(self.winner.tuned))
+        return judging_score(self.winner.tuned)
 
     @property
     def default_score(self) -> float:
         """Mean score of the winner's default configuration on the judging samples."""
-        return _mean(_judged(self.winner.default))
+        return judging_score(self.winner.default)
 
     @property
     def holdout(self) -> Gain | None:
@@ -151,12 +181,23 @@ class TuneResult:
     def leaderboard(self) -> pd.DataFrame:
         """One row an explainer, best tuning score first; failed explainers last, with their reason.
 
-        Columns: ``explainer, settings`` (recommended for it: tuned or default), ``tuning_score`` (of the tuned, on the
-        tuning samples), ``tuned_score, default_score`` (on the hold-out, or on the tuning samples where there is none),
-        ``gain, gain_low, gain_high`` (paired, 95 % interval), ``n_judged, forwards_per_sample, seconds_per_sample,
-        n_trials, parameters, failure``.
+        Columns: ``explainer, settings`` (recommended for it: tuned or default; ``stopped`` where the race stopped it),
+        ``tuning_score`` (of the tuned, on the tuning samples; an estimate where it was stopped), ``tuned_score,
+        default_score`` (on the hold-out, or on the tuning samples where there is none), ``gain, gain_low, gain_high``
+        (paired, 95 % interval), ``p_value`` (Wilcoxon, adjusted by Holm), ``win_rate, n_judged, forwards_per_sample,
+        seconds_per_sample, n_trials, parameters, failure``.
         """
+        from pnpxai.tuning._leaderboard import leaderboard
+
         return leaderboard(self)
+
+    def pareto(self, *aims: str) -> Pareto:
+        """The trials that no other beats in every one of some aims; see `Pareto`.
+
+        Args:
+            aims: columns of `trials`, such as ``"score", "runtime"``; all that every trial has, where none are named.
+        """
+        return Pareto.of(self.trials, aims, metric=self.metric)
 
     def report(self, path: str | Path, **options: Any) -> Path:
         """Write a self-contained HTML report; see `pnpxai.report.write_report` for the options."""
@@ -189,80 +230,23 @@ class TuneResult:
         return str(self)
 
     def __str__(self) -> str:
-        board = self.leaderboard.drop(columns=["parameters"])
-        shown = board.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="")
-        better = "higher" if type(self.metric).HIGHER_IS_BETTER else "lower"
-        head = f"{type(self.metric).__name__}, {better} is better; best tuning score first"
-        lines = [head, shown, "", self.verdict]
-        return "\n".join([*lines, *(f"Note: {each}" for each in self.caveats)])
+        from pnpxai.tuning._leaderboard import as_text
+
+        return as_text(self)
 
     @property
     def verdict(self) -> str:
         """The recommendation in a sentence or two."""
-        entry, gain = self.winner, self.winner.gain
-        metric = type(self.metric).__name__
-        if entry.tuned is entry.default:
-            others = entry.n_trials - 1
-            tried = (
-                f"nothing better was found in {others} other trials" if others > 0 else "no other settings were tried"
-            )
-            return f"Use {entry.name} with its default settings: {tried} ({metric})."
-        if not entry.default.tuning_scores:
-            return f"Use {entry.name} with {_shown(entry.tuned.params)}; its default settings failed."
-        if gain is None:
-            return (
-                f"Use {entry.name} with {_shown(entry.tuned.params)}; there was no hold-out, so the gain over its "
-                f"default ({self.score:.3f} against {self.default_score:.3f} {metric}) is not confirmed."
-            )
-        interval = (
-            f"{gain.mean:+.3f} {metric} on {gain.n} unseen samples, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}"
-        )
-        if gain.confirmed:
-            return f"Use {entry.name} with {_shown(entry.tuned.params)}: {interval} against its default."
-        return f"Use {entry.name} with its default settings: the tuned ones are not confirmed ({interval})."
+        from pnpxai.tuning._leaderboard import verdict
+
+        return verdict(self)
 
 
-def leaderboard(result: TuneResult) -> pd.DataFrame:
-    """The table behind `TuneResult.leaderboard`."""
-    rows: list[dict[str, Any]] = []
-    for entry in result.entries:
-        n_tuning = max(len(entry.tuned.tuning_scores), 1)
-        gain = None if entry.tuned is entry.default else entry.gain
-        rows.append(
-            {
-                "explainer": entry.name,
-                "settings": "tuned" if entry.recommended is not entry.default else "default",
-                "tuning_score": _mean(entry.tuned.tuning_scores),
-                "tuned_score": _mean(_judged(entry.tuned)),
-                "default_score": _mean(_judged(entry.default)),
-                "gain": gain.mean if gain else math.nan,
-                "gain_low": gain.low if gain else math.nan,
-                "gain_high": gain.high if gain else math.nan,
-                "n_judged": len(_judged(entry.tuned)),
-                "forwards_per_sample": entry.tuned.n_forwards / n_tuning,
-                "seconds_per_sample": entry.tuned.seconds / n_tuning,
-                "n_trials": entry.n_trials,
-                "parameters": _shown(entry.recommended.params),
-                "failure": "; ".join(entry.failures),
-            }
-        )
-    rows += [{"explainer": name, "settings": "failed", "failure": why} for name, why in result.failed.items()]
-    return pd.DataFrame(rows)
+def judging_score(configuration: Configuration) -> float:
+    """The mean score on the hold-out; where it was not scored there, on the tuning samples as far as it is known."""
+    return mean(configuration.holdout_scores) if configuration.holdout_scores else configuration.estimate
 
 
-def _judged(configuration: Configuration) -> tuple[float, ...]:
-    return configuration.holdout_scores or configuration.tuning_scores
-
-
-def _mean(scores: Sequence[float]) -> float:
+def mean(scores: Sequence[float]) -> float:
+    """The mean; NaN of none."""
     return sum(scores) / len(scores) if scores else math.nan
-
-
-def _shown(params: Mapping[str, Any]) -> str:
-    return (
-        ", ".join(f"{name.partition('.')[2] or name}={_number(value)}" for name, value in params.items()) or "default"
-    )
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, RDBStorage
 from torch import nn
 
-from pnpxai.errors import StudyError, unknown_name
+from pnpxai.errors import ParameterError, StudyError, unknown_name
 from pnpxai.tunable import to_json
+from pnpxai.tuning._claims import queue_again, release
+from pnpxai.tuning._journal import journal
 
-SAMPLERS = ("random", "tpe")
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+SAMPLERS = ("gp", "grid", "random", "tpe")
+JOURNAL = (".journal", ".jsonl", ".log")
+"""Endings of a file that holds a study as a journal."""
+HEARTBEAT = 30
+"""Seconds between signs of life of a worker on a database server."""
+Storage: TypeAlias = str | Path | BaseStorage | None
 
 
 @contextlib.contextmanager
@@ -28,59 +36,113 @@ def quiet_optuna() -> Iterator[None]:
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(before, optuna.logging.ERROR))
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
     finally:
         optuna.logging.set_verbosity(before)
 
 
-def sampler_for(sampler: str | BaseSampler, seed: int) -> BaseSampler:
-    """A sampler by name, or the object itself.
+def sampler_for(sampler: str | BaseSampler, seed: int, n_explainers: int = 1, n_workers: int = 1) -> BaseSampler:
+    """A sampler by name, or the object itself; ``"grid"`` is a queue (`grid`) and samples at random beyond it.
 
     Raises:
         UnknownNameError: a name that is no sampler.
+        ParameterError: ``"gp"`` for several explainers, whose parameters differ.
     """
     if isinstance(sampler, BaseSampler):
         return sampler
-    if sampler == "random":
+    if sampler in ("random", "grid"):
         return RandomSampler(seed=seed)
-    if sampler == "tpe":
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if sampler == "gp":
+            if n_explainers > 1:
+                raise ParameterError(
+                    "one explainer for the sampler 'gp', which models one space of parameters",
+                    f"{n_explainers} explainers",
+                    "Pass explainers=[one], or use the sampler 'tpe'.",
+                )
+            return GPSampler(seed=seed)
+        if sampler == "tpe":
+            return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=n_workers > 1)
+    raise unknown_name("sampler", sampler, SAMPLERS)
+
+
+def storage_for(storage: Storage) -> BaseStorage | None:
+    """Optuna's storage for an address, a journal's file, or the storage object itself.
+
+    Workers on a database server give signs of life, so that the trials of a killed one are tried again by others.
+
+    Raises:
+        StudyError: it cannot be opened.
+    """
+    if storage is None or isinstance(storage, BaseStorage):
+        return storage
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(seed=seed, multivariate=True, group=True)
-    raise unknown_name("sampler", sampler, SAMPLERS)
+            if Path(storage).suffix in JOURNAL and "://" not in str(storage):
+                return journal(storage)
+            if str(storage).startswith("sqlite:"):
+                return RDBStorage(str(storage))
+            return RDBStorage(
+                with_driver(str(storage)), heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=queue_again
+            )
+    except Exception as error:
+        raise StudyError(
+            "storage that Optuna can open, such as 'study.journal', 'sqlite:///study.db' or 'postgresql://…'",
+            f"{without_password(storage)} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+            "Check the address, that its folder exists, and that the database's driver is installed "
+            "(for PostgreSQL, pip install 'pnpxai[distributed]').",
+        ) from error
+
+
+def with_driver(address: str) -> str:
+    """An address of PostgreSQL with the driver that is installed, whichever SQLAlchemy would take by itself.
+
+    Example:
+        >>> with_driver("postgresql+pg8000://host/name")
+        'postgresql+pg8000://host/name'
+    """
+    scheme, separator, rest = address.partition("://")
+    if scheme == "postgresql" and importlib.util.find_spec("psycopg"):
+        scheme = "postgresql+psycopg"
+    return scheme + separator + rest
+
+
+def without_password(storage: object) -> str:
+    """An address as it can be shown.
+
+    Example:
+        >>> without_password("postgresql://anna:secret@host/name")
+        "'postgresql://anna:***@host/name'"
+    """
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", repr(storage))
 
 
 def open_study(
     *,
     maximize: bool,
-    sampler: str | BaseSampler,
-    seed: int,
-    storage: str | BaseStorage | None,
+    storage: BaseStorage | None,
     study_name: str | None,
     identity: Mapping[str, Any],
+    metric_name: str,
 ) -> optuna.Study:
     """A new study, or the stored one of that name if it is about the same thing.
 
-    Trials that a killed process left running are marked failed, and asked again if they were enqueued.
+    Trials that a killed process left running are marked failed, and queued again.
 
     Raises:
         StudyError: the stored study has another direction, or is about other data, explainers or another metric.
     """
-    sampler_for(sampler, seed)
     direction: Literal["maximize", "minimize"] = "maximize" if maximize else "minimize"
-    try:
-        study = optuna.create_study(
-            storage=storage,
-            study_name=study_name or ("pnpxai" if storage else None),
-            load_if_exists=True,
-            direction=direction,
-        )
-    except Exception as error:
-        raise StudyError(
-            "storage that Optuna can open, such as 'sqlite:///study.db' or a storage object",
-            f"{storage!r} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
-            "Check the address, and that its folder exists.",
-        ) from error
+    study = optuna.create_study(
+        storage=storage,
+        study_name=study_name or ("pnpxai" if storage else None),
+        load_if_exists=True,
+        direction=direction,
+    )
     if study.direction.name.lower() != direction:
         raise StudyError(
             f"a study that wants to {direction}",
@@ -94,6 +156,7 @@ def open_study(
                 "a study made by tune()", f"{study.study_name!r} with other trials", "Choose another study_name."
             )
         study.set_user_attr("identity", dict(identity))
+        study.set_metric_names([metric_name])
     elif known != identity:
         changed = ", ".join(name for name in identity if known.get(name) != identity[name])
         raise StudyError(
@@ -101,8 +164,7 @@ def open_study(
             "others",
             "Go on with the same call, or choose another study_name.",
         )
-    study.sampler = sampler_for(sampler, seed + len(study.trials))
-    _fail_stale(study)
+    release(study)
     return study
 
 
@@ -113,31 +175,7 @@ def weights_digest(model: nn.Module) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
-def enqueue_defaults(study: optuna.Study, defaults: Sequence[Mapping[str, Any]]) -> None:
-    """Put default configurations first, each once in the life of a study."""
-    for params in defaults:
-        study.enqueue_trial(dict(params), user_attrs={"default": True}, skip_if_exists=True)
-
-
-def n_finished(study: optuna.Study) -> int:
-    """Trials that are over, failed ones included."""
-    return len(study.get_trials(deepcopy=False, states=FINISHED)) - sum(map(_is_stale, study.trials))
-
-
-def interrupt(study: optuna.Study, trial_id: int) -> None:
-    """Mark a running trial as interrupted, so that it does not count; what was enqueued is enqueued again."""
-    study._storage.set_trial_user_attr(trial_id, "failure", "interrupted")
-    trial = study._storage.get_trial(trial_id)
-    fixed = trial.system_attrs.get("fixed_params")
-    if fixed:
-        study.enqueue_trial(fixed, user_attrs={"default": bool(trial.user_attrs.get("default"))})
-
-
-def _fail_stale(study: optuna.Study) -> None:
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        interrupt(study, trial._trial_id)
-        study.tell(trial.number, state=TrialState.FAIL)
-
-
-def _is_stale(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get("failure") == "interrupted"
+def enqueue(study: optuna.Study, chosen: Sequence[Mapping[str, Any]], kind: str) -> None:
+    """Queue configurations, each once in the life of a study, marked as of a kind (``"default"``, ``"preset"``)."""
+    for params in chosen:
+        study.enqueue_trial(dict(params), user_attrs={kind: True}, skip_if_exists=True)

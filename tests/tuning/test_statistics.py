@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from pnpxai.tuning._statistics import FEWEST_TO_CONFIRM, has_lost, mean_interval, paired_gain
+from pnpxai.tuning._statistics import FEWEST_TO_CONFIRM, holm, mean_interval, paired_gain
 
 
 def test_interval_of_symmetric_differences_is_students() -> None:
@@ -104,26 +104,16 @@ def test_a_real_gain_is_found() -> None:
     assert np.mean(found) > 0.8  # Student's test: .95
 
 
-def test_race_is_scipys_one_sided_test_shared_among_looks() -> None:
-    rng = np.random.default_rng(1)
-    incumbent = rng.normal(0.5, 0.1, 16)
-    worse = incumbent[:8] - rng.uniform(0.01, 0.1, 8)
-    p = stats.wilcoxon(worse - incumbent[:8], alternative="less").pvalue
-    assert p == pytest.approx(1 / 256)
-    assert has_lost(worse, incumbent, higher_is_better=True, looks=1)
-    assert has_lost(worse, incumbent, higher_is_better=True, looks=12)
-    assert not has_lost(worse, incumbent, higher_is_better=True, looks=13)
-    assert not has_lost(worse, incumbent, higher_is_better=False, looks=1)
-    assert not has_lost(incumbent[:8], incumbent, higher_is_better=True, looks=1)
+def test_holm_steps_down_and_never_falls() -> None:
+    """Holm (1979): the smallest is multiplied by how many there are, the next by one less, and so on."""
+    assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    adjusted = holm([math.nan, 0.02])
+    assert math.isnan(adjusted[0])
+    assert adjusted[1] == 0.02
 
 
-def test_race_leaves_out_samples_without_a_difference() -> None:
-    """Four losses of 20 are 1 in 16 by the signed-rank test, however many equal scores surround them."""
-    incumbent = np.zeros(20)
-    worse = np.concatenate([[-0.1, -0.2, -0.3, -0.4], np.zeros(16)])
-    assert not has_lost(worse, incumbent, higher_is_better=True, looks=1)
-    assert has_lost(worse, incumbent, higher_is_better=True, looks=1, level=0.0626)
-    assert not has_lost(incumbent, incumbent, higher_is_better=True, looks=1, level=1.0)
-    tied = np.concatenate([-np.ones(6), np.zeros(14)])
-    assert has_lost(tied, incumbent, higher_is_better=True, looks=3)  # 1/64 < .05/3
-    assert not has_lost(tied, incumbent, higher_is_better=True, looks=4)
+def test_p_value_is_wilcoxons_over_the_samples_that_differ() -> None:
+    first, second = np.array([0.5, 0.6, 0.7, 0.4, 0.3]), np.array([0.4, 0.4, 0.4, 0.0, 0.3])
+    assert paired_gain(first, second).p_value == pytest.approx(2 / 2**4)  # four gains of four
+    assert paired_gain(first, first).p_value == 1.0

@@ -27,7 +27,7 @@ from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request
 from pnpxai.metrics import AbPC, Complexity, MoRF
 from pnpxai.postprocess import PostProcessor
-from pnpxai.tuning._judge import split
+from pnpxai.tuning._split import split
 from tests.nets import MLP, VGGLike, batch, seeded
 from tests.registry import unregistered
 
@@ -152,35 +152,46 @@ def test_nothing_that_works_is_an_error() -> None:
         tuned(linear(), batch(6, 6), explainers=[Failing], n_trials=2)
 
 
-def test_postprocessing_trials_cost_no_explanation() -> None:
+def test_every_order_is_scored_on_one_explanation() -> None:
+    """Of each image: an explanation, the clean and the baseline's score, and 18 points of each pooling's two curves."""
     model, inputs = seeded(VGGLike()), batch(4, 3, 16, 16)
-    once = tuned(model, inputs, explainers=[SmoothGrad(model, n_samples=5)], n_trials=1, holdout=0).n_forwards
-    grid = optuna.samplers.GridSampler(
-        {
-            "explainer": ["Gradient"],
-            "postprocessor.pooling_fn": ["sum", "sum_abs", "max_abs", "l2", "positive"],
-        }
-    )
-    result = tuned(model, inputs, explainers=[Gradient], n_trials=6, holdout=0, sampler=grid)
-    per_scoring = 4 * 20
-    controls = 3 * per_scoring
-    assert result.n_forwards == 4 + 4 + 5 * per_scoring + controls
-    assert once == 4 + 4 * 5 + per_scoring + controls
-    assert {trial.params["postprocessor.pooling_fn"] for trial in result.study.trials} == {
-        "sum",
-        "sum_abs",
-        "max_abs",
-        "l2",
-        "positive",
+    options = {"n_trials": 1, "holdout": 0, "aims": ()}
+    cheap = tuned(model, inputs, explainers=[Gradient], **options)
+    dear = tuned(model, inputs, explainers=[SmoothGrad(model, n_samples=5)], **options)
+    assert cheap.study.trials[0].user_attrs["n_forwards"] == 4 * (1 + 2 + 5 * 18)
+    assert dear.study.trials[0].user_attrs["n_forwards"] == 4 * (5 + 2 + 5 * 18)
+
+
+def test_orders_that_cannot_differ_are_scored_once() -> None:
+    """GradCam's maps have one channel and are not negative: every pooling keeps them. It asks once for its layer."""
+    model, inputs = seeded(VGGLike()), batch(4, 3, 16, 16)
+    result = tuned(model, inputs, explainers=["GradCam"], n_trials=1, holdout=0, aims=())
+    assert result.search_forwards == 1 + 4 * (1 + 2 + 18)
+
+
+def test_the_best_postprocessing_is_found_on_the_map() -> None:
+    model, inputs = seeded(VGGLike()), batch(12, 3, 16, 16)
+    result = tuned(model, inputs, explainers=[Gradient], n_trials=1, holdout=4, pruner=None)
+    rows = list(result.tuning_index)
+    targets = model(inputs).argmax(1)
+    maps = Gradient(model).attribute(inputs[rows], targets[rows])
+    scores = {
+        name: AbPC(model).evaluate(inputs[rows], targets[rows], PostProcessor(name)(maps)).mean().item()
+        for name in ("sum", "sum_abs", "max_abs", "l2", "positive")
     }
+    best = max(scores, key=lambda name: scores[name])
+    assert result.winner.tuned.params["postprocessor.pooling_fn"] == best
+    assert result.winner.tuned.estimate == pytest.approx(scores[best])
+    assert result.winner.default.estimate == pytest.approx(scores["sum"])
+    assert result.study.trials[0].params["postprocessor.pooling_fn"] == best
 
 
 def test_normalisation_is_searched_only_where_it_can_matter() -> None:
     model, inputs = seeded(VGGLike()), batch(3, 3, 16, 16)
-    by_order = tuned(model, inputs, explainers=[Gradient], n_trials=2)
-    by_value = tuned(model, inputs, explainers=[Gradient], metric="Complexity", n_trials=2)
-    assert all("postprocessor.normalization_fn" not in trial.params for trial in by_order.study.trials)
-    assert all("postprocessor.normalization_fn" in trial.params for trial in by_value.study.trials)
+    by_order = tuned(model, inputs, explainers=[Gradient], n_trials=1)
+    by_value = tuned(model, inputs, explainers=[Gradient], metric="Complexity", n_trials=1)
+    assert "postprocessor.normalization_fn" not in by_order.study.trials[0].params
+    assert "postprocessor.normalization_fn" in by_value.study.trials[0].params
 
 
 def test_lower_is_better_is_minimised() -> None:
@@ -353,6 +364,9 @@ def test_a_default_that_was_running_when_killed_is_asked_again(tmp_path: Path) -
     study = optuna.load_study(study_name="s", storage=storage)
     stuck = study.ask()
     assert stuck.user_attrs["default"]
+    script = "from pnpxai.tuning._claims import worker_name; print(worker_name())"
+    gone = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    stuck.set_user_attr("worker", gone)
     result = tuned(model, inputs, n_trials=4, **options)
     assert result.study.trials[stuck.number].user_attrs["failure"] == "interrupted"
     defaults = [each for each in result.study.trials if each.user_attrs.get("default") and each.value is not None]
@@ -374,8 +388,10 @@ def test_a_default_that_was_running_when_killed_is_asked_again(tmp_path: Path) -
         ({"postprocessor": "sum"}, ParameterError, "PostProcessor"),
         ({"storage": "study.db"}, StudyError, "sqlite:///"),
         ({"storage": 3}, StudyError, "sqlite:///"),
-        ({"workers": 2}, ParameterError, "workers"),
-        ({"sampler": "tp"}, UnknownNameError, "random, tpe"),
+        ({"workers": 0}, ParameterError, "workers"),
+        ({"workers": 2, "storage": optuna.storages.InMemoryStorage()}, ParameterError, "journal"),
+        ({"sampler": "gp", "explainers": [Mixed, Gradient]}, ParameterError, "one explainer"),
+        ({"sampler": "tp"}, UnknownNameError, "gp, grid, random, tpe"),
         ({"pruner": "median"}, UnknownNameError, "wilcoxon"),
         ({"metric": "abcp"}, UnknownNameError, "Did you mean 'AbPC'"),
         ({"explainers": ["Gradeint"]}, UnknownNameError, "Did you mean 'Gradient'"),

@@ -1,0 +1,110 @@
+"""One trial of a study: an explainer's maps, post-processed in every way that differs, followed while they may win."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pnpxai.explainers import Explainer
+from pnpxai.postprocess import PostProcessor
+from pnpxai.tuning._maps import MapCache, budget_name, own_budget
+from pnpxai.tuning._race import Race
+from pnpxai.tuning._scores import ScoreBook
+
+LEAST_RUNG = 25
+"""The smallest part of a budget that is worth a look: below it the metric costs more than the explanation."""
+
+
+@dataclass(eq=False)
+class Arm:
+    """One post-processing of a trial's maps.
+
+    Attributes:
+        postprocessor: it.
+        scores: one for each sample seen so far.
+    """
+
+    postprocessor: PostProcessor
+    scores: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """An explainer in the race.
+
+    Attributes:
+        explainer: makes the maps.
+        arms: post-processings, the usual one first.
+        race: what there is to win.
+        cache: explains.
+        book: scores.
+        index: the samples, in the order in which they are scored.
+        seen: the explainer that made the first maps (on a part of its budget if it was stopped there), and those maps.
+    """
+
+    explainer: Explainer
+    arms: Sequence[Arm]
+    race: Race
+    cache: MapCache
+    book: ScoreBook
+    index: Sequence[int]
+    seen: tuple[Explainer, Tensor] | None = None
+
+    def follow(self) -> Arm:
+        """The best of the arms that came furthest: all samples, or where the last of them was stopped."""
+        live, start = list(self.arms), 0
+        for stop in self.race.looks if self.race.enabled else [len(self.index)]:
+            finished = self._score(live, self.index[start:stop])
+            kept = [each for each in live if not self._behind(each, live)]
+            if not kept or not finished:
+                break
+            live, start = kept, stop
+        return self._best(live)
+
+    def _score(self, arms: Sequence[Arm], block: Sequence[int]) -> bool:
+        """Score one block; False if it was left on a part of the budget, where every arm's loss shows already."""
+        rungs = [] if self.seen else self._rungs()
+        scored: list[list[list[float]]] = []
+        for step, maps in enumerate(self.cache.refine(self.explainer, block, rungs)):
+            judged = [(self.explainer, each.postprocessor, each.postprocessor(maps)) for each in arms]
+            scored.append(self.book.scores(judged, block))
+            if step < len(rungs) and self._hopeless(scored, len(rungs) - step):
+                self.seen = self.explainer.set_kwargs(**{budget_name(self.explainer): rungs[step]}), maps
+                break
+        else:
+            self.seen = self.seen or (self.explainer, maps)
+        for arm, own in zip(arms, scored[-1], strict=True):
+            arm.scores += own
+        return len(scored) == len(rungs) + 1
+
+    def _rungs(self) -> list[int]:
+        """An eighth, a quarter and half of a budget that can be continued, while there is something to lose against."""
+        if not self.race.enabled or not self.race.incumbent or not type(self.explainer).NESTED:
+            return []
+        whole = own_budget(self.explainer)
+        return [whole // 8, whole // 4, whole // 2] if whole // 8 >= LEAST_RUNG else []
+
+    def _hopeless(self, scored: Sequence[Sequence[Sequence[float]]], doublings: int) -> bool:
+        """Whether all arms lose even if each doubling of the budget still to come gains as much as the last one did."""
+        if len(scored) < 2:
+            return False
+        sign = 1 if self.race.higher_is_better else -1
+        for before, now in zip(scored[-2], scored[-1], strict=True):
+            rise = max(sign * (sum(now) - sum(before)) / len(now), 0.0)
+            if not self.race.over([each + sign * doublings * rise for each in now]):
+                return False
+        return True
+
+    def _behind(self, arm: Arm, arms: Sequence[Arm]) -> bool:
+        """Whether an arm has lost against the incumbent, or against the best post-processing of the same maps."""
+        if self.race.over(arm.scores):
+            return True
+        best = self._best(arms)
+        rival = Race(self.race.n, self.race.higher_is_better, self.race.enabled, best.scores)
+        return arm.scores != best.scores and rival.over(arm.scores)
+
+    def _best(self, arms: Sequence[Arm]) -> Arm:
+        sign = 1 if self.race.higher_is_better else -1
+        return max(arms, key=lambda each: sign * sum(each.scores))
