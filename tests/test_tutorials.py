@@ -66,3 +66,12 @@ def test_relevance_and_its_settings() -> None:
     for curve in moved:
         assert max(curve.values()) - min(curve.values()) > 1e-4
     assert max(found["digits ViT"]["epsilon"]["LRPUniformEpsilon"].values()) > 0.4  # a map that knows nothing: 0
+
+
+def test_the_race() -> None:
+    raced, full = run("06_the_race.py")
+    assert raced.search_forwards < 0.7 * full.search_forwards
+    scores = [sum(each.recommended.holdout_scores) / len(each.holdout_index) for each in (raced, full)]
+    assert scores[0] > scores[1] - 0.005
+    best = max(each.values["localisation"] for each in raced.trials)
+    assert raced.pareto("localisation").front[0].values["localisation"] == best

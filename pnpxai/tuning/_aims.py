@@ -43,7 +43,7 @@ class Aim:
         self, samples: Samples, index: Sequence[int], explainer: Explainer, postprocessor: PostProcessor, maps: Tensor
     ) -> float:
         """The mean over the first samples of ``index``, whose raw maps are ``maps``; NaN where it is not defined."""
-        rows = list(index[: self.n_samples])
+        rows = list(index[: min(self.n_samples, len(maps))])
         metric = self.metric.judging(explainer, postprocessor).for_samples(rows)
         try:
             found = metric.evaluate(*samples.take(rows), postprocessor(maps[: len(rows)]))

@@ -23,7 +23,7 @@ from pnpxai.metrics import Metric
 from pnpxai.modality import Modality
 from pnpxai.postprocess import PostProcessor
 from pnpxai.recommender import ExplainerLike
-from pnpxai.tuning._conclude import conclude
+from pnpxai.tuning._conclude import conclude, spent
 from pnpxai.tuning._problem import Problem, check_numbers, pose
 from pnpxai.tuning._result import TuneResult
 from pnpxai.tuning._search import grid, search
@@ -152,13 +152,13 @@ def tune(
             )
         else:
             search(study, objective, sampler=sampler, seed=seed, timeout=timeout, progress=progress)
-        here = counter.n_samples - before
+        elsewhere = spent(study) - (counter.n_samples - before)
         found = conclude(problem, study, targets, seed, progress)
         kept = study if storage is not None or workers == 1 else _in_memory(study)
     return replace(
         found,
         study=kept,
-        n_forwards=counter.n_samples + found.search_forwards - here,
+        n_forwards=counter.n_samples + elsewhere,
         seconds=time.perf_counter() - start,
     )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+import pnpxai
+from pnpxai.tuning._problem import Problem, pose
 from tests.nets import MLP, batch, seeded
 from tests.tuning.explainers import Fixed, Weighted
 
@@ -23,6 +26,15 @@ def slow_problem() -> dict[str, Any]:
     """A problem whose trials take a while, so that several workers meet."""
     model = seeded(MLP())
     return problem(model=model, explainers=[Weighted(model, seconds=0.05), Fixed])
+
+
+def posed_problem(call: Mapping[str, Any], n_trials: int) -> Problem:
+    """What `pnpxai.tune` makes of it."""
+    bound = inspect.signature(pnpxai.tune).bind(**call)
+    bound.apply_defaults()
+    known = set(inspect.signature(pose).parameters)
+    given = {name: each for name, each in bound.arguments.items() if name in known} | {"n_trials": n_trials}
+    return pose(**given, race=True, stored=True)
 
 
 def settings(trial: FrozenTrial) -> tuple[tuple[str, Any], ...]:
