@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pnpxai.errors import PnPXAIError
 from pnpxai.explainers import RankEnsemble
 from pnpxai.explainers.rank_ensemble import rank_average
+from pnpxai.forward import count_forwards
 from pnpxai.postprocess import PostProcessor
 from pnpxai.tunable import constructor_parameters
 from pnpxai.tuning._judge import gain_of
 from pnpxai.tuning._objective import Objective
-from pnpxai.tuning._race import FIRST_LOOK, Race
+from pnpxai.tuning._race import FIRST_LOOK
 from pnpxai.tuning._result import Configuration, Entry
 from pnpxai.tuning._standings import Standing, order
 
@@ -23,8 +25,8 @@ OTHER_SEEDS = 2
 SEEDS_SHARE = 0.1
 """… on as many samples as that share of the search's forwards buys, at least those of a first look."""
 LARGEST_ENSEMBLE = 5
-ENSEMBLE_SHARE = 0.1
-"""What maps of explainers that the race stopped may cost an ensemble, as a share of the search's forwards."""
+ENSEMBLE_SHARE = 0.5
+"""What an ensemble may cost where maps are missing because the race stopped them, as a share of the search."""
 ENSEMBLE = "RankEnsemble"
 
 
@@ -61,92 +63,82 @@ def _without_luck(standing: Standing, objective: Objective, search_forwards: int
     return replace(standing, tuned=steady, default=steady if standing.default is tuned else standing.default)
 
 
+@dataclass(frozen=True)
 class Ensemble:
-    """The best explainers' maps, averaged by rank, and their scores on the tuning samples as far as they may win.
+    """Configurations whose maps are averaged by rank.
 
-    Maps of those that ran the whole race are there already; of those that were stopped, the rest is explained as far
-    as `ENSEMBLE_SHARE` allows.
-
-    Args:
-        found: the standings, best first.
+    Attributes:
+        members: the best first.
         objective: explains and scores.
-        search_forwards: what the search took.
+        tuning_scores: the ensemble's, one a tuning sample.
     """
 
-    def __init__(self, found: Sequence[Standing], objective: Objective, search_forwards: int) -> None:
-        self.members = _members(found, objective, search_forwards)
-        self.objective = objective
+    members: tuple[Configuration, ...]
+    objective: Objective
+    tuning_scores: tuple[float, ...]
+
+    @property
+    def explainer(self) -> RankEnsemble:
+        """It as one explainer, whose maps are pooled already."""
         best = self.members[0].explainer
-        self.explainer = RankEnsemble(
+        return RankEnsemble(
             best.model,
             [each.explainer for each in self.members],
             [each.postprocessor for each in self.members],
             best.forward_arg_extractor,
             best.additional_forward_arg_extractor,
         )
-        self.postprocessor = PostProcessor(channel_dim=objective.postprocessor.channel_dim)
-        self.tuning_scores: list[float] = []
 
-    def run(self) -> None:
-        """Race against the best member.
+    def scores(self, index: Sequence[int]) -> list[float]:
+        """One score a sample, from the members' maps."""
+        maps = [each.postprocessor(self.objective.cache.maps(each.explainer, index)) for each in self.members]
+        judged = [
+            (self.explainer, PostProcessor(channel_dim=self.objective.postprocessor.channel_dim), rank_average(maps))
+        ]
+        return self.objective.book.scores(judged, index)[0]
 
-        Raises:
-            PnPXAIError: the members' maps are not alike, or one fails.
-        """
-        race = self._race()
+    def joined_by(self, other: Configuration) -> Ensemble:
+        """The ensemble with one member more, raced against itself on the tuning samples; itself if that is no gain."""
+        larger = replace(self, members=(*self.members, other))
+        race = replace(self.objective.race, incumbent=list(self.tuning_scores))
+        scores: list[float] = []
         for stop in race.looks:
-            self.tuning_scores += self.scores(self.objective.index[len(self.tuning_scores) : stop])
-            if race.over(self.tuning_scores):
-                break
+            scores += larger.scores(self.objective.index[len(scores) : stop])
+            if race.over(scores):
+                return self
+        return replace(larger, tuning_scores=tuple(scores)) if float(race.lead(scores).mean()) > 0 else self
 
     def judged(self, best: Configuration, holdout_index: Sequence[int], seed: int) -> Entry:
-        """The ensemble against its best member; on the hold-out only if it is ahead on the tuning samples."""
-        race = self._race()
-        ahead = len(self.tuning_scores) == race.n and float(race.lead(self.tuning_scores).mean()) > 0
+        """The ensemble against its best member, on the hold-out."""
         tuned = Configuration(
             self.explainer,
-            self.postprocessor,
+            PostProcessor(channel_dim=self.objective.postprocessor.channel_dim),
             {"members": ", ".join(type(each.explainer).__name__ for each in self.members)},
-            tuple(self.tuning_scores),
-            tuple(self.scores(holdout_index)) if ahead and holdout_index else (),
-            estimate=race.value(self.tuning_scores),
+            self.tuning_scores,
+            tuple(self.scores(holdout_index)) if holdout_index else (),
+            estimate=sum(self.tuning_scores) / len(self.tuning_scores),
             forwards_per_sample=sum(each.forwards_per_sample for each in self.members),
             seconds_per_sample=sum(each.seconds_per_sample for each in self.members),
         )
         return Entry(ENSEMBLE, best, tuned, gain_of(tuned, best, self.objective, seed), 0)
 
-    def scores(self, index: Sequence[int]) -> list[float]:
-        """One score a sample."""
-        maps = [each.postprocessor(self.objective.cache.maps(each.explainer, index)) for each in self.members]
-        judged = [(self.explainer, self.postprocessor, rank_average(maps))]
-        return self.objective.book.scores(judged, index)[0]
-
-    def _race(self) -> Race:
-        race = self.objective.race
-        return Race(race.n, race.higher_is_better, race.enabled, [*self.members[0].tuning_scores])
-
 
 def together(found: Sequence[Standing], objective: Objective, search_forwards: int) -> Ensemble | None:
-    """The ensemble of the best explainers, raced on the tuning samples; None where there are no two, or it fails."""
-    if len(found) < 2 or not found[0].tuned.scored(objective.race.n):
-        return None
-    made = Ensemble(found, objective, search_forwards)
-    if len(made.members) < 2:
-        return None
-    try:
-        made.run()
-    except PnPXAIError:
-        return None
-    return made
+    """The best explainer joined by the next ones, one after the other, as long as that is better on the tuning samples.
 
-
-def _members(found: Sequence[Standing], objective: Objective, search_forwards: int) -> list[Configuration]:
-    """The best explainers, best first, leaving out those whose missing maps would cost too much."""
+    Forward selection (Caruana et al., 2004) over the best `LARGEST_ENSEMBLE` explainers. Maps of those that ran the
+    whole race are there already; of those that were stopped the rest is explained, as far as `ENSEMBLE_SHARE` allows.
+    None where nothing is better than the best alone.
+    """
+    if not found or not found[0].tuned.scored(objective.race.n):
+        return None
+    made = Ensemble((found[0].tuned,), objective, found[0].tuned.tuning_scores)
     left = ENSEMBLE_SHARE * search_forwards
-    members: list[Configuration] = []
-    for each in (each.tuned for each in found):
-        missing = 0 if each.scored(objective.race.n) else objective.race.n
-        if len(members) < LARGEST_ENSEMBLE and missing * each.forwards_per_sample <= left:
-            left -= missing * each.forwards_per_sample
-            members.append(each)
-    return members
+    for each in found[1:LARGEST_ENSEMBLE]:
+        missing = 0 if each.tuned.scored(objective.race.n) else objective.race.n
+        if missing * each.tuned.forwards_per_sample > left:
+            continue
+        with count_forwards() as counter, contextlib.suppress(PnPXAIError):
+            made = made.joined_by(each.tuned)
+        left -= counter.n_samples
+    return made if len(made.members) > 1 else None

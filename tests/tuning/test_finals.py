@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 import pnpxai
 from pnpxai.errors import ParameterError
-from pnpxai.explainers import Explainer, Gradient, GradientXInput, RankEnsemble, SmoothGrad
+from pnpxai.explainers import EXPLAINERS, Explainer, Gradient, GradientXInput, RankEnsemble, SmoothGrad
 from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request
 from pnpxai.metrics import AbPC, Complexity, MuFidelity, RelevanceMass, Sensitivity
@@ -83,48 +84,51 @@ def test_luck_is_the_lead_over_the_mean_of_the_seeds() -> None:
     assert entry.tuned.estimate == pytest.approx(float(means[0].mean()) - entry.tuned.seed_luck, abs=1e-6)
 
 
-def test_the_ensemble_is_the_average_rank_and_costs_no_explanation() -> None:
-    model, inputs = seeded(VGGLike()), batch(16, 3, 16, 16)
-    explainers = [Gradient, GradientXInput, "SmoothGrad"]
-    result = tuned(model, inputs, explainers=explainers, n_trials=3, pruner=None, holdout=8)
-    entry = result.ensemble
-    members = [each.tuned for each in result.entries]
-    rows = list(result.tuning_index)
-    targets = result.targets[rows]
-    maps = [each.maps(inputs[rows], targets).double().flatten(1).numpy() for each in members]
-    ranks = np.mean([stats.rankdata(each, axis=1) for each in maps], axis=0)
-    scores = AbPC(model).evaluate(inputs[rows], targets, torch.from_numpy(ranks).reshape(8, 16, 16))
-    assert isinstance(entry.tuned.explainer, RankEnsemble)
-    assert entry.tuned.tuning_scores == pytest.approx(scores.tolist(), abs=1e-6)
-    assert result.leaderboard.iloc[-1]["explainer"] == "RankEnsemble"
-    assert entry.default.params == result.entries[0].tuned.params
+def test_an_ensemble_that_is_no_better_is_none() -> None:
+    result = tuned(linear(), batch(24, 9), explainers=[GradientXInput, Honest], n_trials=2, pruner=None, holdout=12)
+    assert result.entries[0].name == "GradientXInput"  # exact: nothing can be added to it
+    assert result.ensemble is None
+    assert "RankEnsemble" not in set(result.leaderboard["explainer"])
 
 
-def test_an_ensemble_wins_only_if_the_holdout_confirms_it() -> None:
-    @unregistered
-    class Half(Explainer):
-        """The exact attribution in one half of the features, noise in the other."""
+@unregistered
+class Half(Explainer):
+    """The exact attribution of a linear model in one half of its features, nothing in the other."""
 
-        SUPPORTED_MODULES = ANY_MODULE
+    SUPPORTED_MODULES = ANY_MODULE
 
-        def __init__(self, model, forward_arg_extractor=None, additional_forward_arg_extractor=None, first=True):
-            super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
-            self.first = first
+    def __init__(self, model, forward_arg_extractor=None, additional_forward_arg_extractor=None, first=True):
+        super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
+        self.first = first
 
-        def explain_request(self, request: Request) -> Tensor:
-            exact = request.input * self.model.weight[request.targets]
-            kept = torch.arange(exact.shape[1]) < exact.shape[1] // 2
-            return torch.where(kept == self.first, exact, 0.0)
+    def explain_request(self, request: Request) -> Tensor:
+        exact = request.input * self.model.weight[request.targets]
+        kept = torch.arange(exact.shape[1]) < exact.shape[1] // 2
+        return torch.where(kept == self.first, exact, 0.0)
 
+
+def test_an_ensemble_wins_if_the_holdout_confirms_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = seeded(torch.nn.Linear(12, 3))
     result = tuned(
         model, batch(80, 12), explainers=[Half(model), Half(model, first=False)], n_trials=2, pruner=None, holdout=40
     )
+    members = [each.tuned for each in result.entries]
+    rows = list(result.tuning_index)
+    inputs, targets = batch(80, 12)[rows], result.targets[rows]
+    maps = [each.maps(inputs, targets).double().numpy() for each in members]
+    ranks = torch.from_numpy(np.mean([stats.rankdata(each, axis=1) for each in maps], axis=0))
+    scores = AbPC(model, channel_dim=None).evaluate(inputs, targets, ranks)
+    assert result.ensemble.tuned.tuning_scores == pytest.approx(scores.tolist(), abs=1e-6)
     gain = result.ensemble.gain
     expected = np.subtract(result.ensemble.tuned.holdout_scores, result.entries[0].tuned.holdout_scores)
     assert gain.mean == pytest.approx(expected.mean())
     assert gain.confirmed
     assert result.winner is result.ensemble
+    assert isinstance(result.explainer, RankEnsemble)
+    monkeypatch.setitem(EXPLAINERS, "Half", Half)
+    loaded = pnpxai.TuneResult.load(result.save(tmp_path / "kept"), model)
+    assert str(loaded) == str(result)
+    assert loaded.explainer == result.explainer
     rows = list(result.holdout_index)
     maps = result.explainer.attribute(batch(80, 12)[rows], result.targets[rows])
     scores = AbPC(model, channel_dim=None).evaluate(batch(80, 12)[rows], result.targets[rows], maps)
@@ -221,7 +225,7 @@ def test_saved_results_keep_what_is_new(tmp_path) -> None:
     assert repr(loaded.runner_up) == repr(result.runner_up)
     assert loaded.pareto("score", "forwards").table.equals(result.pareto("score", "forwards").table)
     assert loaded.search_forwards == result.search_forwards
-    assert loaded.ensemble.tuned.explainer == result.ensemble.tuned.explainer
+    assert (loaded.ensemble is None) == (result.ensemble is None)
 
 
 def test_where_no_baseline_is_left_the_other_metric_keeps_its_own() -> None:
