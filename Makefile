@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= pnpxai-demo
 
-.PHONY: demo test lint bench zoo clean
+.PHONY: demo test lint postgresql bench zoo clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -31,15 +31,25 @@ $(VENV)/zennit-1.0.0: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python --target $@ zennit==1.0.0
 	touch $@
 
-test: lint $(VENV)/zennit-1.0.0  ## everything that continuous integration runs
+# A PostgreSQL server of the distribution; without it the tests that need one say so and are skipped.
+postgresql:
+	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update --quiet --quiet && \
+			DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --no-install-recommends postgresql; \
+		else false; fi || echo "No PostgreSQL: the tests that need a server will be skipped."; \
+	fi
+
+test: lint $(VENV)/zennit-1.0.0 postgresql  ## everything that continuous integration runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 	PYTHONPATH=$(VENV)/zennit-1.0.0 $(BIN)/python -c "from importlib.metadata import version; assert version('zennit') == '1.0.0'"
 	PYTHONPATH=$(VENV)/zennit-1.0.0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet \
 		tests/relevance tests/explainers/test_lrp.py tests/explainers/test_rap.py
 
-bench: $(VENV)/.dev  ## measured tables, written to benchmarks/results
+bench: $(VENV)/.dev postgresql  ## measured tables, written to benchmarks/results
 	$(BIN)/python -m benchmarks.grid_game
 	$(BIN)/python -m benchmarks.relevance_memory
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.workers
 
 $(VENV)/.zoo: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --editable '.[zoo]'

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pnpxai
-from pnpxai.errors import PnPXAIError
+from pnpxai.errors import ParameterError, PnPXAIError
 from pnpxai.explainers import EXPLAINERS
 from pnpxai.metrics import METRICS
 from pnpxai.modules import MODULE_KINDS
@@ -67,6 +68,55 @@ def demo(
     from pnpxai.demo import run_demo
 
     run_demo(out, seed=seed, progress=not quiet)
+
+
+@app.command()
+def worker(
+    study: Annotated[str, typer.Option(help="Name of the study, as tune() was given it.")],
+    storage: Annotated[str, typer.Option(help="Where it is kept: postgresql://…, or a journal's file.")],
+    problem: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE.py:FUNCTION", help="A function that returns the arguments tune() was called with, as a dict."
+        ),
+    ],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Take part in a study that tune() has begun, from this or another machine, until it has all its trials.
+
+    The function has to give what the study is about: the same model and weights, inputs, explainers and metric.
+    """
+    from pnpxai.tuning import join
+
+    done, asked = join(_problem(problem), storage=storage, study_name=study, progress=not quiet)
+    if not quiet:
+        print(f"The study {study!r} has {done} of {asked} trials.")
+
+
+def _problem(described: str) -> Mapping[str, Any]:
+    """What the function returns that ``FILE.py:FUNCTION`` describes."""
+    place, _, name = described.rpartition(":")
+    path = Path(place)
+    if not path.is_file() or path.suffix != ".py":
+        raise ParameterError("a problem as FILE.py:FUNCTION", f"{described!r}", "Name a Python file that exists.")
+    sys.path.insert(0, str(path.resolve().parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ParameterError(f"a function {name!r} in {path.name}", "none", "Name one that takes no arguments.")
+    arguments = function()
+    if not isinstance(arguments, Mapping):
+        raise ParameterError(
+            f"{name}() to return a dict of tune()'s arguments",
+            type(arguments).__name__,
+            "Return dict(model=…, inputs=…, …).",
+        )
+    return arguments
 
 
 @app.command()

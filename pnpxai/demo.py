@@ -13,11 +13,14 @@ from pnpxai.photographs import cropped, efficientnet_lite0, imagenet_names, phot
 from pnpxai.recommender import ExplainerLike, explainers_for, recommend
 from pnpxai.report import write_report
 from pnpxai.tuning import TuneResult, tune
+from pnpxai.tuning._claims import n_finished
 
 BUDGETS: Mapping[str, int] = {"n_masks": 120, "max_iter": 25, "n_samples": 8, "n_steps": 12}
 """What the demo spends at most where an explainer buys accuracy with time."""
 LEFT_OUT: Mapping[str, str] = {"RELAX": "the demo asks about classes, and it explains the whole output."}
 """Explainers the demo does not try, with the reason."""
+AIMS = ("complexity",)
+"""What else the demo measures of each trial: stability would mean to explain most of its few samples again."""
 MODEL_NAME = "EfficientNet-Lite0"
 
 
@@ -28,7 +31,7 @@ def run_demo(
     explainers: Sequence[ExplainerLike] | None = None,
     budgets: Mapping[str, int] = BUDGETS,
     n_trials: int = 24,
-    timeout: float | None = 120.0,
+    timeout: float | None = 240.0,
     holdout: float | int = 6,
     seed: int = 0,
     progress: bool = True,
@@ -107,8 +110,10 @@ def search(
         seed=seed,
         holdout=holdout,
         progress=progress,
+        aims=AIMS,
     )
-    done = sum(each.state.is_finished() for each in result.study.trials) if result.study else n_trials
+    study = result.study
+    done = n_trials if study is None or study.user_attrs.get("exhausted") else n_finished(study)
     caveats = (*result.caveats, *_budget_caveats(recommendation.explainers, done, n_trials))
     return replace(result, recommendation=recommendation, caveats=caveats)
 

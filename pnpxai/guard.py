@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from pnpxai.errors import ModelError
+
+_HOLDERS: dict[tuple[int, int], list[int]] = {}
+"""Process and model, to the thread inside a block with it and how many such blocks it is in."""
 
 
 @contextlib.contextmanager
@@ -19,7 +26,32 @@ def guard(model: nn.Module) -> Iterator[None]:
     Training flags, ``requires_grad``, ``grad``, buffers, hooks and the attributes of every module (with the contents
     of lists, sets, dicts and tensors among them) are restored on every path, also when the block raises. Inside the
     block no parameter has a ``grad``, so that none is added to.
+
+    One thread at a time: whatever a method does in its block, the first thread to leave would restore training flags,
+    gradients and buffers under the other's running forward, and take the other's hooks off. So every method is
+    refused in a second thread, those that set no hooks included. Blocks of one thread may be nested.
+
+    Raises:
+        ModelError: another thread is in such a block with the same model.
     """
+    key, thread = (os.getpid(), id(model)), threading.get_ident()
+    holder = _HOLDERS.setdefault(key, [thread, 0])  # in one step, so that of two threads one comes first
+    if holder[0] != thread:
+        raise ModelError(
+            "one thread at a time to explain with a model",
+            f"{type(model).__name__}, which another thread is explaining with",
+            "Use processes (tune(workers=…)), or a copy of the model for each thread.",
+        )
+    holder[1] += 1
+    try:
+        yield from _restored(model)
+    finally:
+        holder[1] -= 1
+        if not holder[1]:
+            del _HOLDERS[key]
+
+
+def _restored(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
     members = [

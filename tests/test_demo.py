@@ -115,7 +115,8 @@ def test_a_small_demo_writes_the_report_and_the_table(small: tuple[TuneResult, P
     result, out = small
     table = pd.read_csv(out / "leaderboard.csv")
     assert list(table.columns) == list(result.leaderboard.columns)
-    assert table["explainer"].tolist() == [each.name for each in result.entries]
+    assert result.ensemble is not None
+    assert table["explainer"].tolist() == [*(each.name for each in result.entries), "RankEnsemble"]
     np.testing.assert_allclose(table["tuned_score"], result.leaderboard["tuned_score"])
     page = Page(out / "report.html")
     assert "Which explanation of EfficientNet-Lite0 to trust" in page.text
@@ -141,6 +142,17 @@ def test_a_search_cut_short_says_so(small: tuple[TuneResult, Path]) -> None:
     cut = search(result.explainer.model, result.inputs, n_trials=50, timeout=0.05, **options)
     assert [each for each in cut.caveats if "after 1 of 50 trials" in each]
     assert [each for each in cut.caveats if "RISE n_masks 4" in each]
+
+
+@pytest.mark.pretrained
+def test_a_search_that_has_tried_everything_does_not_blame_the_time(small: tuple[TuneResult, Path]) -> None:
+    result, _ = small
+    options = {"explainers": ["Gradient"], "timeout": 600.0, "holdout": 0, "progress": False}
+    found = search(result.explainer.model, result.inputs, n_trials=5, **options)
+    assert not [each for each in found.caveats if "time limit" in each]
+    assert [each for each in found.caveats if "nothing else to try" in each]
+    assert {"complexity"} <= set(found.trials[0].values)
+    assert "stability" not in found.trials[0].values
 
 
 @pytest.mark.pretrained

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from pnpxai.errors import ModelError
+from pnpxai.explainers import Gradient
 from pnpxai.guard import guard
 from tests.harm import untouched
 from tests.nets import BatchNormNet, VGGLike, batch, seeded
@@ -184,3 +187,79 @@ def test_parameters_are_not_copied() -> None:
     with Count(), guard(net):
         net(batch(1, 3, 16, 16))
     assert not held & set(copies)
+
+
+class Elsewhere:
+    """Something done in another thread, and the error it ended with."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.function()
+        except Exception as error:
+            self.error = error
+
+    def end(self) -> Exception | None:
+        self.thread.start()
+        self.thread.join()
+        return self.error
+
+
+def _enter(model: nn.Module) -> None:
+    with guard(model), guard(model):
+        pass
+
+
+def test_a_second_thread_is_refused_while_another_holds_the_model() -> None:
+    model, other = seeded(VGGLike()), seeded(VGGLike())
+    with untouched(model):
+        with guard(model):
+            refused = Elsewhere(lambda: _enter(model)).end()
+            assert isinstance(refused, ModelError)
+            assert "one thread at a time" in str(refused)
+            assert "VGGLike" in str(refused)
+            assert "workers" in str(refused)
+            assert "copy" in str(refused)
+            assert Elsewhere(lambda: _enter(other)).end() is None
+            with guard(model):
+                assert isinstance(Elsewhere(lambda: _enter(model)).end(), ModelError)
+            assert isinstance(Elsewhere(lambda: _enter(model)).end(), ModelError)
+        assert Elsewhere(lambda: _enter(model)).end() is None
+
+
+def test_nothing_stays_locked_after_an_error() -> None:
+    model = seeded(VGGLike())
+    with pytest.raises(KeyError):
+        _change_and_raise(model, lambda _: None)
+    with guard(model), pytest.raises(KeyError):
+        _change_and_raise(model, lambda _: None)
+    assert Elsewhere(lambda: _enter(model)).end() is None
+
+
+def test_of_two_threads_that_explain_at_once_one_is_refused_and_the_other_undisturbed() -> None:
+    model, inputs = seeded(VGGLike()), batch(2, 3, 16, 16)
+    expected = Gradient(model).attribute(inputs, [1, 2])
+    inside, finished = threading.Barrier(2), threading.Barrier(2)
+    found: list[torch.Tensor] = []
+
+    def meet(*_: object) -> None:
+        inside.wait(10)
+        finished.wait(10)
+
+    handle = model.features[0].register_forward_hook(meet)
+    first = threading.Thread(target=lambda: found.append(Gradient(model).attribute(inputs, [1, 2])))
+    with untouched(model):
+        first.start()
+        inside.wait(10)
+        with pytest.raises(ModelError, match="another thread"):
+            Gradient(model).attribute(inputs, [1, 2])
+        handle_is_set = len(model.features[0]._forward_hooks)
+        finished.wait(10)
+        first.join(30)
+    handle.remove()
+    assert handle_is_set == 1
+    assert torch.equal(found[0], expected)

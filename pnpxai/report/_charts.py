@@ -40,6 +40,42 @@ class Axis:
         return round_values(self.low, self.high, max(2, min(6, int(self.length / 24))))
 
 
+@dataclass(frozen=True)
+class LogAxis:
+    """Maps positive values onto a line of ``length`` units by their logarithm."""
+
+    low: float
+    high: float
+    length: float
+    start: float = 0.0
+
+    def __call__(self, value: float) -> float:
+        """Where a value lies.
+
+        Example:
+            >>> LogAxis(0.1, 10.0, 100.0)(1.0)
+            50.0
+        """
+        place = math.log(value / self.low) / math.log(self.high / self.low)
+        return round(self.start + self.length * place, 2)
+
+    @property
+    def ticks(self) -> tuple[float, ...]:
+        """Powers of ten inside; where there are fewer than three, also twice and five times these.
+
+        Example:
+            >>> LogAxis(0.05, 3.0, 100.0).ticks, LogAxis(0.5, 200.0, 100.0).ticks
+            ((0.05, 0.1, 0.2, 0.5, 1.0, 2.0), (1.0, 10.0, 100.0))
+        """
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for digits in ((1,), (1, 2, 5)):
+            values = (float(f"{digit}e{power}") for power in powers for digit in digits)
+            inside = tuple(each for each in values if self.low <= each <= self.high)
+            if len(inside) > 2:
+                break
+        return inside
+
+
 def axis_over(values: Iterable[float], length: float, *, margin: float = 0.06, least: float = 0.0) -> Axis:
     """An axis that holds all finite values, with a margin at both ends.
 

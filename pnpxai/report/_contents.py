@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
+from pnpxai.explainers import RankEnsemble
 from pnpxai.modality import MODALITIES
 from pnpxai.modules import Architecture, detect_model_architecture
-from pnpxai.postprocess import PostProcessor
-from pnpxai.report._charts import Axis, axis_over
-from pnpxai.report._numbers import mean
-from pnpxai.tunable import Role, Tunable
-from pnpxai.tuning import Configuration, Entry, TuneResult
+from pnpxai.tunable import Role, Tunable, constructor_parameters
+from pnpxai.tuning import Entry, TuneResult
 
-STRIP = 118.0
-"""Width of the small charts in the table."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the leaderboard: what `TuneResult.leaderboard` holds, which settings to use, where the marks lie."""
-
-    numbers: dict[str, Any]
-    use: str
-    tuned_at: float
-    default_at: float
-    gain_at: tuple[float, ...] | None
-    better_found: bool
-    confirmed: bool
-
-
-@dataclass(frozen=True)
-class Control:
-    """The mean score of maps that know nothing of the model, and where its mark lies."""
-
-    name: str
-    score: float
-    at: float
-
-
-@dataclass(frozen=True)
-class Board:
-    """The leaderboard with its two small charts, of scores and of gains."""
-
-    rows: tuple[Row, ...]
-    controls: tuple[Control, ...]
-    scores: Axis
-    gains: Axis
+NOT_SHOWN = ("model", "explainer", "forward_arg_extractor", "additional_forward_arg_extractor")
+"""Arguments that say what an object works on, not how."""
 
 
 @dataclass(frozen=True)
@@ -58,33 +23,6 @@ class Parameter:
     name: str
     default: str
     tuned: str
-
-
-def board(result: TuneResult) -> Board:
-    """The leaderboard and the controls on common axes."""
-    table = result.leaderboard.to_dict("records")[: len(result.entries)]
-    controls = {name: mean(scores) for name, scores in result.controls.items()}
-    scored = [row[column] for row in table for column in ("tuned_score", "default_score")]
-    scores = axis_over([*scored, *controls.values()], STRIP)
-    ends = [row[column] for row in table for column in ("gain_low", "gain", "gain_high")]
-    gains = axis_over([0.0, *ends], STRIP, least=(scores.high - scores.low) / 10)
-    rows = []
-    for row, entry in zip(table, result.entries, strict=True):
-        interval = (row["gain_low"], row["gain"], row["gain_high"])
-        tuned = entry.tuned is not entry.default
-        rows.append(
-            Row(
-                {str(name): value for name, value in row.items()},
-                "tuned" if tuned and entry.recommended is entry.tuned else "default",
-                scores(row["tuned_score"]),
-                scores(row["default_score"]),
-                tuple(map(gains, interval)) if tuned and all(map(math.isfinite, interval)) else None,
-                tuned,
-                tuned and entry.gain is not None and entry.gain.confirmed,
-            )
-        )
-    marks = tuple(Control(name, score, scores(score)) for name, score in controls.items())
-    return Board(tuple(rows), marks, scores, gains)
 
 
 def architecture(result: TuneResult) -> Architecture:
@@ -136,27 +74,45 @@ def recommended(result: TuneResult) -> list[Fit]:
 
 def metric_parameters(result: TuneResult) -> dict[str, str]:
     """The metric's arguments but for what it works on."""
-    hidden = ("model", "explainer", "forward_arg_extractor", "additional_forward_arg_extractor")
-    metric = result.metric
-    return {
-        name: describe(type(metric), name, value) for name, value in metric.get_params().items() if name not in hidden
-    }
+    return arguments(result.metric)
 
 
 def parameters(entry: Entry) -> list[Parameter]:
-    """Every argument of an explainer and its post-processing, default beside tuned."""
-    default, tuned = _described(entry.default), _described(entry.tuned)
+    """Every argument of an explainer and its post-processing, default beside tuned; of an ensemble, its members."""
+    ensemble = entry.tuned.explainer
+    if isinstance(ensemble, RankEnsemble) and not isinstance(entry.default.explainer, RankEnsemble):
+        members = zip(ensemble.explainers, ensemble.postprocessors, strict=True)
+        return [Parameter(type(each).__name__, "–", in_words(each, after)) for each, after in members]
+    default, tuned = (
+        arguments(each.explainer) | arguments(each.postprocessor) for each in (entry.default, entry.tuned)
+    )
     return [Parameter(name, default.get(name, "–"), tuned.get(name, "–")) for name in {**default, **tuned}]
 
 
-def _described(configuration: Configuration) -> dict[str, str]:
-    explainer = {
-        name: describe(type(configuration.explainer), name, value)
-        for name, value in configuration.explainer.get_params().items()
-        if name not in ("model", "forward_arg_extractor", "additional_forward_arg_extractor")
+def arguments(owner: Tunable) -> dict[str, str]:
+    """The arguments of an object, in words, but for what it works on."""
+    return {
+        name: describe(type(owner), name, value) for name, value in owner.get_params().items() if name not in NOT_SHOWN
     }
-    after = configuration.postprocessor.get_params()
-    return explainer | {name: describe(PostProcessor, name, value) for name, value in after.items()}
+
+
+def in_words(*owners: Tunable) -> str:
+    """The arguments of some objects that are not the usual ones of their classes; where channels are is the data's.
+
+    Example:
+        >>> from pnpxai.postprocess import PostProcessor
+        >>> in_words(PostProcessor("l2")), in_words(PostProcessor())
+        ('pooling_fn l2', 'as it comes')
+    """
+    told = []
+    for each in owners:
+        usual = constructor_parameters(type(each))
+        told += [
+            f"{name} {value}"
+            for name, value in arguments(each).items()
+            if name != "channel_dim" and value != describe(type(each), name, usual[name].default)
+        ]
+    return ", ".join(told) or "as it comes"
 
 
 def describe(owner: type[Tunable], name: str, value: Any) -> str:
@@ -164,6 +120,7 @@ def describe(owner: type[Tunable], name: str, value: Any) -> str:
 
     Example:
         >>> from pnpxai.baselines import Blur
+        >>> from pnpxai.postprocess import PostProcessor
         >>> describe(PostProcessor, "pooling_fn", "sum"), describe(PostProcessor, "baseline_fn", Blur(3.0))
         ('sum', 'blur (sigma 3)')
     """
@@ -173,8 +130,12 @@ def describe(owner: type[Tunable], name: str, value: Any) -> str:
     if isinstance(value, Role):
         own = ", ".join(f"{key} {describe(type(value), key, each)}" for key, each in value.get_params().items())
         return f"{value.NAME} ({own})" if own else value.NAME
+    if isinstance(value, Tunable):
+        return f"{type(value).__name__} ({in_words(value)})"
     if isinstance(value, tuple | list):
-        return " × ".join(describe(owner, "", each) for each in value)
+        return ("; " if any(isinstance(each, Tunable) for each in value) else " × ").join(
+            describe(owner, "", each) for each in value
+        )
     if isinstance(value, float):
         return f"{value:.4g}"
     return value.__name__ if isinstance(value, FunctionType | type) else str(value)

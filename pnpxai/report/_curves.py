@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pnpxai.metrics import AbPC, Curves, Deletion, Insertion, LeRF, Metric, MoRF
+from pnpxai.metrics import AbPC, Curves, Metric
+from pnpxai.metrics._curve_metric import CurveMetric
 from pnpxai.report._charts import Axis, axis_over, polyline
 from pnpxai.tuning import TuneResult
 
@@ -47,10 +48,10 @@ class Chart:
     height: float = HEIGHT
 
 
-def curve_metric(result: TuneResult) -> AbPC | MoRF | LeRF | Deletion | Insertion:
+def curve_metric(result: TuneResult) -> CurveMetric:
     """The metric of the tuning if it reads curves, otherwise AbPC as it comes, on the same model."""
     metric: Metric = result.metric
-    if isinstance(metric, AbPC | MoRF | LeRF | Deletion | Insertion):
+    if isinstance(metric, CurveMetric):
         return metric
     return AbPC(
         metric.model,
@@ -68,23 +69,23 @@ def charts(result: TuneResult, inputs: Any, targets: Any, maps: Tensor, random_m
 
 
 def _chart(best: Curves, random: Curves, row: int) -> Chart:
-    fractions = best.fractions.tolist()
+    first, last = best.fractions.tolist(), best.lerf_fractions.tolist()
     named = {
-        ("least relevant first (LeRF)", "lerf"): best.lerf[row].tolist(),
-        ("most relevant first (MoRF)", "morf"): best.morf[row].tolist(),
-        ("random map, both directions", "random"): random.lerf[row].tolist(),
-        ("", "random"): random.morf[row].tolist(),
+        ("least relevant first (LeRF)", "lerf"): (last, best.lerf[row].tolist()),
+        ("most relevant first (MoRF)", "morf"): (first, best.morf[row].tolist()),
+        ("random map, both directions", "random"): (last, random.lerf[row].tolist()),
+        ("", "random"): (first, random.morf[row].tolist()),
     }
+    heights = [each for _, ys in named.values() for each in ys]
     across = Axis(0.0, 1.0, WIDTH - LEFT - RIGHT, LEFT)
-    reach = axis_over((0.0, *(each for ys in named.values() for each in ys)), 1.0, margin=0.03)
-    negative = any(each < 0 for ys in named.values() for each in ys)
-    up = Axis(reach.low if negative else 0.0, reach.high, HEIGHT - TOP - BOTTOM, TOP, True)
-    lines = [Line(name, style, polyline(fractions, ys, across, up)) for (name, style), ys in named.items()]
+    reach = axis_over((0.0, *heights), 1.0, margin=0.03)
+    up = Axis(reach.low if min(heights) < 0 else 0.0, reach.high, HEIGHT - TOP - BOTTOM, TOP, True)
+    lines = [Line(name, style, polyline(xs, ys, across, up)) for (name, style), (xs, ys) in named.items()]
     return Chart(
         across,
         up,
         tuple(lines),
-        polyline(fractions + fractions[::-1], best.lerf[row].tolist() + best.morf[row].tolist()[::-1], across, up),
+        polyline(last + first[::-1], best.lerf[row].tolist() + best.morf[row].tolist()[::-1], across, up),
         float(best.lerf_area[row] - best.morf_area[row]),
         float(random.lerf_area[row] - random.morf_area[row]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 
@@ -27,6 +28,36 @@ def number(value: float | None, sign: str = "") -> str:
     return f"{value:{sign}.3f}".replace("-", "−")
 
 
+def share(value: float | None) -> str:
+    """A share in per cent.
+
+    Example:
+        >>> share(0.6875), share(float("nan"))
+        ('69 %', '–')
+    """
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"
+
+
+def p_value(value: float | None) -> str:
+    """A p value: below a thousandth only that.
+
+    Example:
+        >>> p_value(0.0312), p_value(1e-6)
+        ('0.031', '< 0.001')
+    """
+    return "< 0.001" if value is not None and value < 0.001 else number(value)
+
+
+def minus(text: str) -> str:
+    """A text with true minus signs before its numbers.
+
+    Example:
+        >>> minus("a 95 % interval, -0.5 to +1e-3 (-2)")
+        'a 95 % interval, −0.5 to +1e-3 (−2)'
+    """
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+
+
 def tick(value: float) -> str:
     """A round number on an axis, as short as it can be.
 
@@ -48,3 +79,13 @@ def cost(value: float | None, unit: str = "") -> str:
         return "–"
     text = f"{value:,.0f}".replace(",", " ") if value >= 100 or value == round(value) else f"{value:.2g}"
     return f"{text} {unit}" if unit else text
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    Example:
+        >>> listed(["a"]), listed(["a", "b", "c"])
+        ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

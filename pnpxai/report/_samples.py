@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pnpxai.forward import take_samples
 from pnpxai.report._answers import ClassNames, ask
+from pnpxai.report._board import stopped, used
 from pnpxai.report._canvas import Canvas, Tile
 from pnpxai.report._curves import Chart, charts
 from pnpxai.tuning import Configuration, Entry, TuneResult
@@ -47,8 +48,8 @@ def samples(
     inputs = take_samples(result.inputs, shown)
     targets = take_targets(result.targets, shown)
     explained, answers = ask(result, inputs, targets, class_names)
-    entries = result.entries[:n_best]
-    maps = {each.name: each.recommended.maps(inputs, targets) for each in entries}
+    entries = [result.winner, *(each for each in result.entries if each is not result.winner)][:n_best]
+    maps = {each.name: used(result, each).maps(inputs, targets) for each in entries}
     controls = {name: CONTROLS[name](explained, result.metric.channel_dim, result.seed) for name in SHOWN_CONTROLS}
     scores = {name: control_scores(result, shown, name, each) for name, each in controls.items()}
     drawn = charts(result, inputs, targets, maps[entries[0].name], controls["random"])
@@ -57,7 +58,9 @@ def samples(
         canvas = Canvas.build(explained[row], result.modality, None if images is None else images[index])
         tiles = [Tile("Input", canvas.note, canvas.draw())]
         tiles += [
-            canvas.tile(each.name, settings(each), maps[each.name][row], score_of(result, each.recommended, index))
+            canvas.tile(
+                each.name, settings(result, each), maps[each.name][row], score_of(result, used(result, each), index)
+            )
             for each in entries
         ]
         tiles += [
@@ -87,12 +90,13 @@ def control_scores(result: TuneResult, shown: Sequence[int], name: str, maps: Te
     return [known[index] for index in shown]
 
 
-def settings(entry: Entry) -> str:
-    """Whether the tuned or the default configuration of an explainer is shown.
-
-    The name is "default" where the hold-out did not confirm the tuned one.
-    """
-    return "default" if entry.recommended is entry.default else "tuned"
+def settings(result: TuneResult, entry: Entry) -> str:
+    """Which configuration of an explainer is shown: the default where the hold-out did not confirm the tuned one."""
+    if stopped(result, entry):
+        return "stopped in the race"
+    if entry is result.ensemble:
+        return "average"
+    return "default" if used(result, entry) is entry.default else "tuned"
 
 
 def used_for(result: TuneResult, index: int) -> str:
@@ -101,11 +105,12 @@ def used_for(result: TuneResult, index: int) -> str:
 
 
 def score_of(result: TuneResult, configuration: Configuration, index: int) -> float | None:
-    """The score a configuration got on one sample when it was judged; None where it was not."""
+    """The score a configuration got on one sample; None where the race did not come to it, or no judge."""
     for numbers, scores in (
         (result.holdout_index, configuration.holdout_scores),
         (result.tuning_index, configuration.tuning_scores),
     ):
-        if index in numbers and len(scores) == len(numbers):
-            return scores[numbers.index(index)]
+        seen = dict(zip(numbers, scores, strict=False))
+        if index in seen:
+            return seen[index]
     return None

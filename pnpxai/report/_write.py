@@ -12,10 +12,11 @@ import jinja2
 
 from pnpxai.errors import ParameterError
 from pnpxai.forward import n_samples as count_samples
-from pnpxai.report import _contents, _numbers
+from pnpxai.report import _board, _contents, _numbers
 from pnpxai.report._answers import ClassNames
 from pnpxai.report._colour import DIVERGING, PERCENTILE, SEQUENTIAL
 from pnpxai.report._curves import curve_metric
+from pnpxai.report._front import front
 from pnpxai.report._reasons import reasons
 from pnpxai.report._samples import samples
 from pnpxai.tuning import TuneResult
@@ -82,8 +83,9 @@ def write_report(
             recommended=_contents.recommended(result),
             rejected=_contents.rejected(result),
             reasons=reasons(result),
-            board=_contents.board(result),
-            entries=[(each, _contents.parameters(each)) for each in result.entries],
+            board=_board.board(result),
+            front=front(result),
+            entries=[(each, _contents.parameters(each)) for each in _board.lines(result)],
             metric=_contents.metric_parameters(result),
             metric_name=type(result.metric).__name__,
             curve_name=type(curve_metric(result)).__name__,
@@ -105,6 +107,9 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "number": _numbers.number,
+        "minus": _numbers.minus,
+        "share": _numbers.share,
+        "p_value": _numbers.p_value,
         "tick": _numbers.tick,
         "cost": _numbers.cost,
     }

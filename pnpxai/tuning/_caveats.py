@@ -2,70 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Iterator
 
 from pnpxai.forward import Targets
-from pnpxai.metrics import Metric
-from pnpxai.tuning._opinion import Opinion
-from pnpxai.tuning._result import Entry
-from pnpxai.tuning._statistics import FEWEST_TO_CONFIRM, Gain
+from pnpxai.tuning._result import TuneResult, judging_score, mean
+from pnpxai.tuning._statistics import FEWEST_TO_CONFIRM
+
+FEW = 16
+"""With fewer tuning samples the order of explainers is mostly chance."""
 
 
-def caveats(
-    entries: Sequence[Entry],
-    n_tuning: int,
-    n_holdout: int,
-    controls: Mapping[str, Sequence[float]],
-    targets: Targets,
-    metric: Metric,
-    runner_up: Gain | None,
-    opinion: Opinion | None,
-    exhausted: bool,
-) -> list[str]:
-    """Sentences."""
-    notes: list[str] = []
-    if not n_holdout:
-        judge = f"; {opinion.metric!r} judged on the same samples" if opinion else ""
-        notes.append(
-            f"There was no hold-out: scores are those of the samples that were tuned on, which flatters them{judge}."
-        )
-    elif n_holdout < FEWEST_TO_CONFIRM:
-        notes.append(
-            f"{n_holdout} hold-out samples cannot confirm a gain at 95 %; it takes at least {FEWEST_TO_CONFIRM}."
-        )
-    if runner_up is not None and not runner_up.confirmed:
-        notes.append(
-            f"The hold-out does not settle that {entries[0].name} is better than {entries[1].name} "
-            f"({runner_up.mean:+.3f}, {runner_up.low:+.3f} to {runner_up.high:+.3f})."
-        )
-    stopped = [each.name for each in entries if not each.tuned.scored(n_tuning)]
+def caveats(result: TuneResult, targets: Targets, exhausted: bool) -> tuple[str, ...]:
+    """Sentences about a result that has none yet.
+
+    Args:
+        result: judged.
+        targets: as they were given.
+        exhausted: the search ended because there was nothing else to try.
+    """
+    return (
+        *_about_judging(result),
+        *_about_the_race(result, exhausted),
+        *_about_the_data(result, targets),
+        *_about_controls(result),
+    )
+
+
+def _about_judging(result: TuneResult) -> Iterator[str]:
+    n = len(result.holdout_index)
+    if not n:
+        judge = f"; {result.opinion.metric!r} judged on the same samples" if result.opinion else ""
+        yield f"There was no hold-out: scores are those of the samples that were tuned on, which flatters them{judge}."
+    elif n < FEWEST_TO_CONFIRM:
+        yield f"{n} hold-out samples cannot confirm a gain at 95 %; it takes at least {FEWEST_TO_CONFIRM}."
+    gain = result.runner_up
+    if gain is not None and not gain.confirmed:
+        first, second = (each.name for each in result.entries[:2])
+        lead = f"({first} ahead by {gain.mean:+.3f}, {gain.low:+.3f} to {gain.high:+.3f})"
+        if gain.n >= FEWEST_TO_CONFIRM and gain.high < 0:
+            yield f"The hold-out speaks for {second} rather than {first} {lead}."
+        else:
+            yield f"The hold-out does not settle which of {first} and {second} is better {lead}."
+
+
+def _about_the_race(result: TuneResult, exhausted: bool) -> Iterator[str]:
+    stopped = [each.name for each in result.entries if not each.tuned.scored(len(result.tuning_index))]
     if stopped:
-        notes.append(
-            "Stopped in the race, their tuning scores are estimates and the hold-out was not asked: "
-            f"{', '.join(stopped)}."
-        )
-    untried = sum(each.n_trials <= 1 for each in entries)
-    if untried and not exhausted:
-        notes.append(
-            f"{untried} of {len(entries)} explainers were tried with their default settings only; raise n_trials."
-        )
+        names = ", ".join(stopped)
+        yield f"Stopped in the race, so their tuning scores are estimates and the hold-out was not asked: {names}."
+    if result.untried:
+        yield f"Not tried for want of trials or time: {', '.join(result.untried)}."
+    once = [each.name for each in result.entries if each.n_trials <= 1 and type(each.tuned.explainer).TUNABLES]
+    if once and not exhausted:
+        yield f"Tried with their default settings only, more trials may do better: {', '.join(once)}."
     if exhausted:
-        notes.append("There was nothing else to try: the search ended before n_trials.")
-    lucky = [each for each in entries if abs(each.tuned.seed_luck) > 0]
+        yield "There was nothing else to try: the search ended before n_trials."
+    lucky = [f"{each.name} {each.tuned.seed_luck:+.3f}" for each in result.entries if each.tuned.seed_luck]
     if lucky:
-        told = ", ".join(f"{each.name} {each.tuned.seed_luck:+.3f}" for each in lucky)
-        notes.append(f"What the seeds of the finalists gained by luck is taken off their tuning scores: {told}.")
-    if n_tuning < 16:
-        notes.append(f"The search saw {n_tuning} samples; more would make the choice of explainer steadier.")
+        yield f"What the finalists' seeds gained by luck is taken off their tuning scores: {', '.join(lucky)}."
+
+
+def _about_the_data(result: TuneResult, targets: Targets) -> Iterator[str]:
+    n = len(result.tuning_index)
+    if n < FEW:
+        yield f"The search saw {n} samples; more would make the choice of explainer steadier."
     if targets is None:
-        notes.append("Targets are the predicted classes: this says nothing about whether the predictions are right.")
-    if entries and controls:
-        winner = entries[0].tuned
-        judged = winner.holdout_scores or winner.tuning_scores
-        sign = 1 if type(metric).HIGHER_IS_BETTER else -1
-        better = [name for name, scores in controls.items() if sign * (np.mean(scores) - np.mean(judged)) >= 0]
-        if better:
-            notes.append(f"A map that knows nothing of the model does as well by this metric: {', '.join(better)}.")
-    return notes
+        yield "Targets are the predicted classes: this says nothing about whether the predictions are right."
+
+
+def _about_controls(result: TuneResult) -> Iterator[str]:
+    sign = 1 if type(result.metric).HIGHER_IS_BETTER else -1
+    own = judging_score(result.recommended)
+    better = [name for name, scores in result.controls.items() if sign * (mean(scores) - own) >= 0]
+    if better:
+        yield f"A map that knows nothing of the model does as well by this metric: {', '.join(better)}."

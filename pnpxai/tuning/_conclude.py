@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import optuna
 from optuna.trial import TrialState
@@ -31,7 +32,7 @@ def conclude(problem: Problem, study: optuna.Study, targets: Targets, seed: int,
     objective, holdout_index = problem.objective, problem.holdout_index
     objective.learn(study)
     search_forwards = spent(study)
-    found, failed = standings(study, objective)
+    found, failed, untried = standings(study, objective)
     with count_forwards() as counter:
         found = steadied(found, objective, search_forwards)
         combined = together(found, objective, search_forwards)
@@ -39,16 +40,17 @@ def conclude(problem: Problem, study: optuna.Study, targets: Targets, seed: int,
     entries, failed_unseen = judge(found, objective, holdout_index, seed, progress)
     failed |= failed_unseen
     if not entries:
-        reasons = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in failed.items())
+        reasons = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in failed.items()) or "no trial was finished"
         raise StudyError("at least one explainer that can be scored", reasons, "See `recommend` for what fits.")
     controls = control_scores(
         objective.metric, objective.book, holdout_index or problem.tuning_index, problem.explained, seed
     )
     runner_up = gain_of(entries[0].tuned, entries[1].tuned, objective, seed) if len(entries) > 1 else None
     opinion = None if holdout_index else second_opinion(entries, objective, problem)
-    return TuneResult(
+    result = TuneResult(
         entries=tuple(entries),
         failed=failed,
+        untried=tuple(untried),
         metric=objective.metric,
         modality=problem.modality,
         recommendation=problem.recommendation,
@@ -61,19 +63,6 @@ def conclude(problem: Problem, study: optuna.Study, targets: Targets, seed: int,
         seconds=0.0,
         seed=seed,
         versions=versions(),
-        caveats=tuple(
-            caveats(
-                entries,
-                len(problem.tuning_index),
-                len(holdout_index),
-                controls,
-                targets,
-                objective.metric,
-                runner_up,
-                opinion,
-                bool(study.user_attrs.get("exhausted")),
-            )
-        ),
         search_forwards=search_forwards,
         runner_up=runner_up,
         ensemble=combined.judged(entries[0].tuned, holdout_index, seed) if combined else None,
@@ -81,6 +70,7 @@ def conclude(problem: Problem, study: optuna.Study, targets: Targets, seed: int,
         trials=tuple(choices(study, objective)),
         study=study,
     )
+    return replace(result, caveats=caveats(result, targets, bool(study.user_attrs.get("exhausted"))))
 
 
 def spent(study: optuna.Study) -> int:

@@ -51,13 +51,13 @@ def journal(path: str | Path) -> JournalStorage:
     if lock is not None and Path(path).exists():
         lock.acquire()
         try:
-            _mend(Path(path))
+            mend(Path(path))
         finally:
             lock.release()
     return JournalStorage(JournalFileBackend(str(path), lock))
 
 
-def _mend(path: Path) -> None:
+def mend(path: Path) -> None:
     """Cut off a last line that was not written to its end, which the next writer would go on with."""
     with path.open("rb+") as file:
         size = end = file.seek(0, os.SEEK_END)

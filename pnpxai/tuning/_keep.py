@@ -24,7 +24,7 @@ from pnpxai.tuning._statistics import Gain
 from pnpxai.tuning._study import weights_digest
 
 FORMAT = 2
-AS_IT_IS = ("tuning_index", "holdout_index", "n_forwards", "search_forwards", "seconds", "seed", "caveats")
+AS_IT_IS = ("tuning_index", "holdout_index", "n_forwards", "search_forwards", "seconds", "seed", "caveats", "untried")
 NUMBERS = ("estimate", "forwards_per_sample", "seconds_per_sample", "seed_luck")
 _MODEL = {"model": "the user's"}
 

@@ -17,15 +17,19 @@ def leaderboard(result: TuneResult) -> pd.DataFrame:
     entries = [*result.entries, *([result.ensemble] if result.ensemble else [])]
     if result.winner is result.ensemble:
         entries = [*entries[-1:], *entries[:-1]]
-    rows = [_row(each, len(result.tuning_index)) for each in entries]
+    rows = [_row(each, result) for each in entries]
     rows += [{"explainer": name, "settings": "failed", "failure": why} for name, why in result.failed.items()]
+    rows += [{"explainer": name, "settings": "not tried"} for name in result.untried]
     return pd.DataFrame(rows)
 
 
-def _row(entry: Entry, n: int) -> dict[str, Any]:
+def _row(entry: Entry, result: TuneResult) -> dict[str, Any]:
     gain = None if entry.tuned is entry.default else entry.gain
-    settings = "tuned" if entry.recommended is not entry.default else "default"
-    complete = entry.tuned.scored(n)
+    used = result.recommended if entry is result.winner else entry.recommended
+    settings = "tuned" if used is not entry.default else "default"
+    complete = entry.tuned.scored(len(result.tuning_index))
+    if entry is result.ensemble:
+        settings = "ensemble" if entry is result.winner else "not used"
     return {
         "explainer": entry.name,
         "settings": settings if complete else "stopped",
@@ -41,7 +45,7 @@ def _row(entry: Entry, n: int) -> dict[str, Any]:
         "forwards_per_sample": entry.tuned.forwards_per_sample,
         "seconds_per_sample": entry.tuned.seconds_per_sample,
         "n_trials": entry.n_trials,
-        "parameters": shown(entry.recommended.params if complete else entry.tuned.params),
+        "parameters": shown(entry.tuned.params if not complete or entry is result.ensemble else used.params),
         "failure": "; ".join(entry.failures),
     }
 
@@ -62,7 +66,7 @@ def verdict(result: TuneResult) -> str:
     if entry.tuned is entry.default:
         others = entry.n_trials - 1
         tried = f"nothing better was found in {others} other trials" if others > 0 else "no other settings were tried"
-        return f"Use {entry.name} with its default settings: {tried} ({metric})."
+        return f"Use {entry.name} with its default settings ({metric} {result.score:.3f}): {tried}."
     if not entry.default.tuning_scores:
         return f"Use {entry.name} with {shown(entry.tuned.params)}; its default settings failed."
     if gain is None:
@@ -71,7 +75,8 @@ def verdict(result: TuneResult) -> str:
         f"{gain.mean:+.3f} {metric} on {gain.n} unseen samples, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}"
     )
     if entry.name == ENSEMBLE:
-        return f"Use the ranks of {entry.tuned.params['members']} on average: {interval} against the best of them."
+        members = entry.tuned.params["members"]
+        return f"Use {entry.name}, the average of {members} by the ranks of their maps: {interval} against the best."
     if gain.confirmed:
         return f"Use {entry.name} with {shown(entry.tuned.params)}: {interval} against its default."
     return f"Use {entry.name} with its default settings: the tuned ones are not confirmed ({interval})."

@@ -104,6 +104,7 @@ class TuneResult:
         seed: of the split, the sampler and the metric's bootstrap.
         versions: package name to version.
         caveats: what a reader has to know before trusting the result.
+        untried: explainers of which no trial was finished, for want of trials or time.
         search_forwards: samples through the model in the search, before anything was judged.
         runner_up: the winner against the next explainer, both tuned, on the hold-out; None without either.
         ensemble: the best explainers averaged by rank, against the best of them; None where there are no two.
@@ -127,6 +128,7 @@ class TuneResult:
     seed: int
     versions: Mapping[str, str]
     caveats: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
     search_forwards: int = 0
     runner_up: Gain | None = None
     ensemble: Entry | None = None

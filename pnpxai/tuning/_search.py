@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import BaseTrial, FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from pnpxai.tuning._claims import REPEATS, full, n_finished, release
+from pnpxai.tuning._grid import grid as grid
+from pnpxai.tuning._grid import untried
 from pnpxai.tuning._objective import Objective
 from pnpxai.tuning._study import sampler_for
 
 PAUSE = 0.2
 """Seconds between looks at a study whose last trials are being run by others."""
 Callback: TypeAlias = Callable[[optuna.Study, FrozenTrial], None]
-LEVELS = 3
-"""Values of a number that the grid tries."""
 MOST_REPEATS = 20
-"""Random choices in a row that were all tried before: then there is nothing else to try."""
+"""Random choices in a row that were all tried before: then it is looked up what there is that was not."""
 
 
 @dataclass
@@ -37,6 +36,7 @@ class Guided:
 
     sampler: BaseSampler
     random: RandomSampler
+    objective: Objective
     repeats: int = 0
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -45,8 +45,13 @@ class Guided:
         self.repeats = self.repeats + 1 if repeated else 0
         study.sampler = self.random if repeated else self.sampler
         if self.repeats >= MOST_REPEATS:
-            study.set_user_attr("exhausted", True)
-            study.stop()
+            self.repeats = 0
+            other = untried(study, self.objective)
+            if other is None:
+                study.set_user_attr("exhausted", True)
+                study.stop()
+            else:
+                study.enqueue_trial(dict(other))
 
 
 def search(
@@ -79,7 +84,7 @@ def search(
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     key = seed + len(study.trials) + 7919 * worker
     study.sampler = sampler_for(sampler, key, len(objective.explainers), n_workers)
-    guided = Guided(study.sampler, RandomSampler(seed=key))
+    guided = Guided(study.sampler, RandomSampler(seed=key), objective)
     if study.user_attrs.get("n_trials") != objective.n_trials:
         study.set_user_attr("n_trials", objective.n_trials)
     finished = n_finished(study)
@@ -108,70 +113,3 @@ def search(
             return
         left = None if timeout is None else deadline - time.monotonic()
         study.optimize(objective, timeout=left, catch=(Exception,), callbacks=[guided, *callbacks, advance])
-
-
-def grid(objective: Objective) -> Iterator[Mapping[str, Any]]:
-    """Every combination of `LEVELS` values of each number and all choices, the explainers in turns.
-
-    The values lie in the middle of equal parts of a range (of its logarithm where it is declared so).
-    """
-    spaces = [_combinations(objective, name) for name in objective.explainers]
-    for turn in itertools.zip_longest(*spaces):
-        yield from (each for each in turn if each is not None)
-
-
-def _combinations(objective: Objective, name: str) -> Iterator[Mapping[str, Any]]:
-    """Depth first through a space that unfolds as it is chosen from."""
-    stack: list[dict[str, Any]] = [{"explainer": name}]
-    while stack:
-        fixed = stack.pop()
-        try:
-            objective.build(cast(BaseTrial, _Fixed(fixed)))
-        except _Open as question:
-            stack += [{**fixed, question.parameter: value} for value in reversed(question.values)]
-        else:
-            yield fixed
-
-
-class _Open(Exception):
-    """A parameter that is not fixed yet, and the values it is given in turn."""
-
-    def __init__(self, parameter: str, values: Sequence[Any]) -> None:
-        super().__init__(parameter)
-        self.parameter = parameter
-        self.values = values
-
-
-@dataclass(frozen=True)
-class _Fixed:
-    """A trial that answers with what is fixed."""
-
-    params: Mapping[str, Any]
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._answer(name, choices)
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> Any:
-        return self._answer(name, levels(low, high, log=log))
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> Any:
-        near = (low + round((each - low) / step) * step for each in levels(low, high + step, log=log))
-        return self._answer(name, list(dict.fromkeys(min(each, high) for each in near)))
-
-    def _answer(self, name: str, values: Sequence[Any]) -> Any:
-        if name not in self.params:
-            raise _Open(name, values)
-        return self.params[name]
-
-
-def levels(low: float, high: float, *, log: bool) -> list[float]:
-    """The middles of `LEVELS` equal parts of a range.
-
-    Example:
-        >>> levels(0.0, 6.0, log=False)
-        [1.0, 3.0, 5.0]
-    """
-    shares = [(part + 0.5) / LEVELS for part in range(LEVELS)]
-    if log:
-        return [math.exp(math.log(low) + share * (math.log(high) - math.log(low))) for share in shares]
-    return [low + share * (high - low) for share in shares]

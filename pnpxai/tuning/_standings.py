@@ -32,21 +32,25 @@ class Standing:
     failures: tuple[str, ...]
 
 
-def standings(study: optuna.Study, objective: Objective) -> tuple[list[Standing], dict[str, str]]:
+def standings(study: optuna.Study, objective: Objective) -> tuple[list[Standing], dict[str, str], list[str]]:
     """Explainers that finished a trial, best first, those that ran the whole race before those that were stopped.
 
-    Also the others, with the reason.
+    Also those whose trials all failed, with the reason, and those that were not tried.
     """
     trials = study.get_trials(deepcopy=False)
     retried = killed(trials)
     found: list[Standing] = []
     failed: dict[str, str] = {}
+    untried: list[str] = []
     for name in objective.explainers:
         own = [each for each in trials if each.params.get("explainer") == name]
         failures = tuple(dict.fromkeys(each.user_attrs["failure"] for each in own if _failed(each, retried)))
         done = [each for each in own if each.state == TrialState.COMPLETE]
         if not done:
-            failed[name] = "; ".join(failures) or "no trial of it was run; allow more trials or time."
+            if failures:
+                failed[name] = "; ".join(failures)
+            else:
+                untried.append(name)
             continue
         n_trials = sum(counts(each, retried) for each in own)
         tuned = max((_configuration(objective, each) for each in done), key=lambda each: order(objective, each))
@@ -57,7 +61,7 @@ def standings(study: optuna.Study, objective: Objective) -> tuple[list[Standing]
             tuned = default
         found.append(Standing(name, default, tuned, n_trials, failures))
     found.sort(key=lambda each: order(objective, each.tuned), reverse=True)
-    return found, failed
+    return found, failed, untried
 
 
 def order(objective: Objective, configuration: Configuration) -> tuple[bool, float]:

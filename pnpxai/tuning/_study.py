@@ -86,9 +86,7 @@ def storage_for(storage: Storage) -> BaseStorage | None:
                 return journal(storage)
             if str(storage).startswith("sqlite:"):
                 return RDBStorage(str(storage))
-            return RDBStorage(
-                with_driver(str(storage)), heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=queue_again
-            )
+            return _on_server(with_driver(str(storage)))
     except Exception as error:
         raise StudyError(
             "storage that Optuna can open, such as 'study.journal', 'sqlite:///study.db' or 'postgresql://…'",
@@ -96,6 +94,18 @@ def storage_for(storage: Storage) -> BaseStorage | None:
             "Check the address, that its folder exists, and that the database's driver is installed "
             "(for PostgreSQL, pip install 'pnpxai[distributed]').",
         ) from error
+
+
+def _on_server(address: str, attempts: int = 3) -> RDBStorage:
+    """Storage with heartbeats; of several processes that create the tables at once, all but one have to look again."""
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    try:
+        return RDBStorage(address, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=queue_again)
+    except (IntegrityError, ProgrammingError):
+        if attempts == 1:
+            raise
+        return _on_server(address, attempts - 1)
 
 
 def with_driver(address: str) -> str:

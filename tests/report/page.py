@@ -22,6 +22,8 @@ class Page(HTMLParser):
         tags: every tag that was opened.
         text: what is read, whitespace folded.
         tables: rows of cells' text.
+        places: every coordinate of a drawing.
+        marks: classes of the circles.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,6 +32,8 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.points: list[tuple[str, str]] = []
         self.tables: list[list[list[str]]] = []
+        self.places: list[float] = []
+        self.marks: list[str] = []
         self._open: list[str] = []
         self._parts: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
@@ -44,6 +48,10 @@ class Page(HTMLParser):
         assert not [name for name in held if name.startswith("on")]
         if tag == "polyline":
             self.points.append((held["class"], held["points"]))
+        drawn = [held[name] for name in ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy") if name in held]
+        self.places += [float(each) for each in (*drawn, *held.get("points", "").replace(",", " ").split())]
+        if tag == "circle":
+            self.marks.append(held["class"])
         if tag == "table":
             self.tables.append([])
         if tag == "tr":

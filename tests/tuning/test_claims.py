@@ -210,7 +210,7 @@ def test_two_that_give_the_same_back_queue_a_choice_that_is_tried_once(tmp_path:
 
 def test_being_full_is_no_sign_of_exhaustion() -> None:
     study = study_in(InMemoryStorage())
-    guided = Guided(study.sampler, RandomSampler(seed=0))
+    guided = Guided(study.sampler, RandomSampler(seed=0), None)
     for _ in range(30):
         trial = study.ask()
         trial.set_user_attr("skipped", "the study has its 5 trials")

@@ -10,8 +10,9 @@ import pnpxai
 from pnpxai import cli
 from pnpxai.errors import ParameterError, StudyError
 from pnpxai.tuning import join
+from pnpxai.tuning._study import storage_for
 from tests.tuning.explainers import Fixed
-from tests.tuning.processes import begun, run_study, stored, wait_until
+from tests.tuning.processes import begun, close, run_study, stored, wait_until
 from tests.tuning.studies import assert_each_once, complete, problem, slow_problem
 
 PROBLEM = """
@@ -38,8 +39,10 @@ def test_workers_join_a_study_that_goes_on(kind: str, tmp_path: Path, request: p
             return bool(complete(study))
         return False
 
+    opened = storage_for(storage)
+    assert opened is not None
+    close(opened)
     with begun(run_study, storage, 40, 1) as first:
-        wait_until(lambda: Path(storage).exists() or kind != "journal")
         wait_until(is_begun)
         with begun(run_worker, storage, str(file)) as second, begun(run_worker, storage, str(file)) as third:
             for each in (first, second, third):
@@ -68,7 +71,7 @@ def test_what_a_worker_cannot_join(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="'study' that tune.. has begun in '.*study.journal'; received none"):
         join(call, storage=path, study_name="study", progress=False)
     pnpxai.tune(**call, n_trials=2, storage=path, study_name="study", progress=False)
-    with pytest.raises(StudyError, match="the inputs that the study 'study' was begun with"):
+    with pytest.raises(StudyError, match="the inputs, .* that the study 'study' was begun with"):
         join({**call, "inputs": call["inputs"] + 1}, storage=path, study_name="study", progress=False)
     with pytest.raises(StudyError, match="the explainers that"):
         join({**call, "explainers": [Fixed]}, storage=path, study_name="study", progress=False)

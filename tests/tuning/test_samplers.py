@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 import pnpxai
 from pnpxai.errors import ParameterError, UnknownNameError
-from pnpxai.tuning._search import levels
+from pnpxai.tuning._grid import levels
 from tests.nets import MLP, seeded
 from tests.tuning.explainers import Fixed, Switched, Weighted
 from tests.tuning.studies import complete, problem, settings
@@ -94,13 +94,22 @@ def test_a_study_with_nothing_to_tune_ends_early_and_says_so(sampler: str) -> No
     assert any("nothing else to try" in each for each in result.caveats)
 
 
-def test_a_small_space_is_tried_completely() -> None:
-    result = tuned(Switched, sampler="tpe", n_trials=12)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("n_trials", [12, 40])
+def test_a_small_space_is_tried_completely(seed: int, n_trials: int) -> None:
+    result = tuned(Switched, sampler="random", n_trials=n_trials, seed=seed)
+    assert len(complete(result.study)) == 12
     assert {settings(each)[:2] for each in complete(result.study)} == {
         (("Switched.shift", shift), ("Switched.way", way))
         for shift, way in itertools.product(range(4), ("plain", "absolute", "reversed"))
     }
-    assert result.study.user_attrs.get("exhausted", False) is False
+    assert result.study.user_attrs.get("exhausted", False) is (n_trials > 12)
+
+
+def test_one_space_among_many_without_any_is_found() -> None:
+    fixed = [Fixed(MODEL) for _ in range(30)]
+    result = tuned(*fixed, Weighted(MODEL), sampler="random", n_trials=36)
+    assert len(complete(result.study)) == 36
 
 
 def test_a_study_that_goes_on_is_not_called_exhausted(tmp_path: Any) -> None:

@@ -26,6 +26,7 @@ from pnpxai.tuning._workers import Job, work
 from tests.harm import untouched
 from tests.nets import MLP, seeded
 from tests.tuning.explainers import Deadly, Fixed, Weighted
+from tests.tuning.processes import FORKED, begun, close, n_complete, run_study, stored, wait_until
 from tests.tuning.studies import assert_each_once, complete, posed_problem, problem, record, slow_problem
 
 
