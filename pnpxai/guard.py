@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,27 +55,28 @@ def guard(model: nn.Module) -> Iterator[None]:
 def _restored(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
-    members = [
-        {name: each.copy() if each else () for name, each in kept.items() if isinstance(each, (dict, list, set))}
-        for kept in attributes
-    ]
+    filled, empty, held = _contents(attributes)
     training = [module.training for module in modules]
-    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    held = {id(each): each for kept in attributes for each in kept.values() if isinstance(each, Tensor)}
-    held |= {id(each): each for each in model.buffers()}
+    parameters = {id(each): each for module in modules for each in module._parameters.values() if each is not None}
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters.values()]
+    held |= {id(each): each for module in modules for each in module._buffers.values() if each is not None}
     values = [(each, each.detach().clone()) for each in held.values()]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # saved, not used
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
-        model.eval()
-        for parameter, _, _ in flags:
-            parameter.grad = None
+        if any(training):
+            model.eval()
+        for parameter, _, grad in flags:
+            if grad is not None:
+                parameter.grad = None
         yield
     finally:
-        for module, kept, containers in zip(modules, attributes, members, strict=True):
-            for name, before in containers.items():
-                if before or kept[name]:  # most are empty and stay so
-                    _restore(kept[name], before)
+        for container in empty:
+            if container:
+                container.clear()
+        for container, before in filled:
+            _restore(container, before)
+        for module, kept in zip(modules, attributes, strict=True):
             if _differs(vars(module), kept):
                 vars(module).clear()
                 vars(module).update(kept)
@@ -82,8 +84,10 @@ def _restored(model: nn.Module) -> Iterator[None]:
             if module.training != flag:
                 module.training = flag
         for parameter, requires_grad, grad in flags:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+            if parameter.grad is not grad:
+                parameter.grad = grad
         for each, value in values:
             if not torch.equal(each, value):
                 each.data.copy_(value)
@@ -94,13 +98,30 @@ def _restored(model: nn.Module) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+def _contents(attributes: Sequence[dict[str, Any]]) -> tuple[list[tuple[Any, Any]], list[Any], dict[int, Tensor]]:
+    """Lists, sets and dicts among modules' attributes, those with something in them with a copy; and the tensors."""
+    filled: list[tuple[Any, Any]] = []
+    empty: list[Any] = []
+    tensors: dict[int, Tensor] = {}
+    for kept in attributes:
+        for each in kept.values():
+            if isinstance(each, (dict, list, set)):
+                if each:
+                    filled.append((each, each.copy()))
+                else:
+                    empty.append(each)
+            elif isinstance(each, Tensor):
+                tensors[id(each)] = each
+    return filled, empty, tensors
+
+
 def _restore(container: Any, before: Any) -> None:
     if isinstance(container, list):
         container[:] = before
-    elif isinstance(container, set) or not before or _differs(container, before):
+    elif isinstance(container, set) or _differs(container, before):
         container.clear()
         container.update(before)
 
 
 def _differs(now: Any, before: Any) -> bool:
-    return list(now) != list(before) or any(now[key] is not before[key] for key in before)
+    return list(now) != list(before) or not all(map(operator.is_, now.values(), before.values()))

@@ -118,9 +118,11 @@ def _alpha_beta_class() -> Any:
 def _alpha_beta_share(
     alpha: float, beta: float, stabilizer: Stabilizer, step: Step, linear: Linear, x: Tensor, relevance: Tensor
 ) -> Tensor:
-    parts = [x.clamp(min=0), x.clamp(max=0)] if (x < 0).any() else [x.detach()]
-    weights = [linear.weight.clamp(min=0), linear.weight.clamp(max=0)]
-    biases = [None, None] if linear.bias is None else [linear.bias.clamp(min=0), linear.bias.clamp(max=0)]
+    signed = x.numel() > 0 and bool(x.amin() < 0)
+    parts = [x.clamp(min=0), x.clamp(max=0)] if signed else [x.detach()]
+    signs = ({"min": 0}, {"max": 0}) if signed or beta else ({"min": 0},)
+    weights = [linear.weight.clamp(**sign) for sign in signs]
+    biases = [None if linear.bias is None else linear.bias.clamp(**sign) for sign in signs]
     with torch.enable_grad():
         leaves = [each.requires_grad_() for each in parts]
         sums = []

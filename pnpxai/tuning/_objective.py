@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,7 +118,8 @@ class Objective:
             explainer = self.build(trial)
             claim(trial, self.n_trials)
             self.learn(trial.study)
-            return self._run(trial, explainer)
+            with self._counted(trial):
+                return self._run(trial, explainer)
         except KeyboardInterrupt:
             interrupt(trial)
             raise
@@ -147,26 +149,34 @@ class Objective:
     def _run(self, trial: Trial, explainer: Explainer) -> float:
         arms = [Arm(each) for each in self.postprocessors]
         run = Run(explainer, arms, self.race, self.cache, self.book, self.index)
-        with count_forwards() as counter:
-            best = run.follow()
-            assert run.seen is not None
-            aims = measured(self.aims, self.cache.samples, self.index, run.seen, best.postprocessor)
+        best = run.follow()
+        assert run.seen is not None
+        aims = measured(self.aims, self.cache.samples, self.index, run.seen, best.postprocessor)
         value = self.race.value(best.scores)
         self.race.enter(best.scores)
         self._entered.add(trial.number)
         self._note(trial, best.postprocessor)
         cost = self.cache.cost(explainer)
         noted = {
-            "scores": best.scores,
-            "usual_scores": arms[0].scores,
-            "n_forwards": counter.n_samples,
+            "samples": f"{len(best.scores)} of {self.race.n}",
             "forwards_per_sample": cost.forwards,
             "seconds_per_sample": cost.seconds,
             **aims,
+            "scores": best.scores,
+            "usual_scores": arms[0].scores,
         }
         for name, each in noted.items():
             trial.set_user_attr(name, each)
         return value
+
+    @contextlib.contextmanager
+    def _counted(self, trial: Trial) -> Iterator[None]:
+        """Note the samples that went through the model inside, also where that ends in an error."""
+        with count_forwards() as counter:
+            try:
+                yield
+            finally:
+                trial.set_user_attr("n_forwards", counter.n_samples)
 
     def _note(self, trial: Trial, postprocessor: PostProcessor) -> None:
         """Write the post-processing that was found best beside what the trial chose."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +42,7 @@ class Problem:
         recommendation: None where explainers were given.
         explained: the tensor to be explained, all samples.
         tuning_index, holdout_index: which samples are used for what.
-        identity: what makes a stored study the same one, as JSON.
+        identity: what makes a stored study the same one: parts and their digests.
     """
 
     objective: Objective
@@ -49,7 +51,7 @@ class Problem:
     explained: Tensor
     tuning_index: tuple[int, ...]
     holdout_index: tuple[int, ...]
-    identity: dict[str, Any]
+    identity: dict[str, str]
 
 
 def pose(
@@ -91,8 +93,8 @@ def pose(
             additional_forward_arg_extractor=additional_forward_arg_extractor,
         )
     named = _named(found.explainers if found else explainers_for(model, explainers, *extractors))
-    digest = weights_digest(model) if stored or cache_dir is not None else None
-    data = {"model": digest, "inputs": to_json(inputs), "targets": to_json(fixed)}
+    weights = weights_digest(model) if stored or cache_dir is not None else None
+    data = {"model": weights, "inputs": to_json(inputs), "targets": to_json(fixed)}
     usual = postprocessor or kind.postprocessor
     objective = Objective(
         named,
@@ -105,7 +107,7 @@ def pose(
         Race(len(tuning_index), type(scorer).HIGHER_IS_BETTER, race),
         aims_for(aims, model, kind.channel_dim, regions, *extractors),
     )
-    identity = {
+    parts = {
         **data,
         "metric": to_json(scorer),
         "postprocessor": to_json(usual),
@@ -113,7 +115,18 @@ def pose(
         "explainers": {name: to_json(each) for name, each in named.items()},
         "tuning samples": list(tuning_index),
     }
+    identity = {name: digest(each) for name, each in parts.items()}
     return Problem(objective, kind, found, explained, tuple(tuning_index), tuple(holdout_index), identity)
+
+
+def digest(value: Any) -> str:
+    """A short name for a JSON value.
+
+    Example:
+        >>> digest({"a": 1}) == digest({"a": 1}), len(digest(None))
+        (True, 16)
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_numbers(*, n_trials: int, timeout: float | None, seed: int, workers: int) -> None:

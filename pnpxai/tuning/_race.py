@@ -69,7 +69,7 @@ def chance_to_win(difference: NDArray[np.float64], n: int) -> float:
     error = spread * math.sqrt(max(1 / k - 1 / n, 0.0))
     if error == 0:
         return float(mean > 0)
-    return float(stats.norm.cdf(mean / error))
+    return 0.5 * math.erfc(-mean / error / math.sqrt(2))
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Race:
             return False
         difference = self.lead(scores)
         shared = LEVEL / max(1, len(self.looks) - 1)
-        return has_lost(difference, level=shared) or chance_to_win(difference, self.n) < HOPE
+        return chance_to_win(difference, self.n) < HOPE or has_lost(difference, level=shared)
 
     def value(self, scores: Sequence[float]) -> float:
         """The mean over all samples, or its estimate: the incumbent's mean plus the mean paired difference so far."""

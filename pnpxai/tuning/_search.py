@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from pnpxai.tuning._claims import REPEATS, full, n_finished, release
-from pnpxai.tuning._grid import grid as grid
 from pnpxai.tuning._grid import untried
 from pnpxai.tuning._objective import Objective
 from pnpxai.tuning._study import sampler_for

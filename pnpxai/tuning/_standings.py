@@ -12,6 +12,8 @@ from pnpxai.tuning._claims import counts, killed
 from pnpxai.tuning._objective import Objective
 from pnpxai.tuning._result import Configuration
 
+DIED = "its worker gave no sign of life."
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -44,7 +46,7 @@ def standings(study: optuna.Study, objective: Objective) -> tuple[list[Standing]
     untried: list[str] = []
     for name in objective.explainers:
         own = [each for each in trials if each.params.get("explainer") == name]
-        failures = tuple(dict.fromkeys(each.user_attrs["failure"] for each in own if _failed(each, retried)))
+        failures = tuple(dict.fromkeys(each.user_attrs.get("failure", DIED) for each in own if _failed(each, retried)))
         done = [each for each in own if each.state == TrialState.COMPLETE]
         if not done:
             if failures:
@@ -75,7 +77,7 @@ def _better(one: Configuration, other: Configuration, objective: Objective) -> b
 
 
 def _failed(trial: FrozenTrial, retried: set[int]) -> bool:
-    return trial.state == TrialState.FAIL and "failure" in trial.user_attrs and counts(trial, retried)
+    return trial.state == TrialState.FAIL and counts(trial, retried)
 
 
 def _default(objective: Objective, name: str, done: Sequence[FrozenTrial]) -> Configuration:

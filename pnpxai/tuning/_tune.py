@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import Study
 from torch import Tensor, nn
 
@@ -24,9 +23,11 @@ from pnpxai.modality import Modality
 from pnpxai.postprocess import PostProcessor
 from pnpxai.recommender import ExplainerLike
 from pnpxai.tuning._conclude import conclude, spent
+from pnpxai.tuning._grid import grid
+from pnpxai.tuning._journal import journal
 from pnpxai.tuning._problem import Problem, check_numbers, pose
 from pnpxai.tuning._result import TuneResult
-from pnpxai.tuning._search import grid, search
+from pnpxai.tuning._search import search
 from pnpxai.tuning._study import Storage, enqueue, open_study, quiet_optuna, sampler_for, storage_for
 from pnpxai.tuning._workers import Job, run_workers
 
@@ -141,7 +142,7 @@ def tune(
         objective = problem.objective
         sampler_for(sampler, seed, len(objective.explainers))
         if opened is None and workers > 1:
-            opened = JournalStorage(JournalFileBackend(str(Path(scratch) / "study.journal")))
+            opened = journal(Path(scratch) / "study.journal")
         study = begin(problem, opened, study_name, sampler)
         before = counter.n_samples
         if workers > 1:

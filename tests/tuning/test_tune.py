@@ -311,7 +311,7 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("kind", ["sqlite"])
 def test_killed_study_resumes_with_every_finished_trial(tmp_path: Path, kind: str) -> None:
     script, path = tmp_path / "study.py", tmp_path / "study.store"
     script.write_text(textwrap.dedent(KILLED), encoding="utf-8")
