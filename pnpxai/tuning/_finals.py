@@ -24,9 +24,14 @@ OTHER_SEEDS = 2
 """Further seeds each of them is tried with …"""
 SEEDS_SHARE = 0.1
 """… on as many samples as that share of the search's forwards buys, at least those of a first look."""
+CANDIDATES = 12
+"""Configurations that may join an ensemble of …"""
 LARGEST_ENSEMBLE = 5
-ENSEMBLE_SHARE = 0.5
-"""What an ensemble may cost where maps are missing because the race stopped them, as a share of the search."""
+"""… at most so many."""
+SURE = 10
+"""Samples that a new member is given at least: its gain is small beside the samples' differences."""
+ENSEMBLE_SHARE = 0.25
+"""What trying members may cost, as a share of the search; one that turns out to be a gain may go beyond it."""
 ENSEMBLE = "RankEnsemble"
 
 
@@ -104,7 +109,7 @@ class Ensemble:
         scores: list[float] = []
         for stop in race.looks:
             scores += larger.scores(self.objective.index[len(scores) : stop])
-            if race.over(scores):
+            if len(scores) >= SURE and race.over(scores):
                 return self
         return replace(larger, tuning_scores=tuple(scores)) if float(race.lead(scores).mean()) > 0 else self
 
@@ -126,19 +131,29 @@ class Ensemble:
 def together(found: Sequence[Standing], objective: Objective, search_forwards: int) -> Ensemble | None:
     """The best explainer joined by the next ones, one after the other, as long as that is better on the tuning samples.
 
-    Forward selection (Caruana et al., 2004) over the best `LARGEST_ENSEMBLE` explainers. Maps of those that ran the
-    whole race are there already; of those that were stopped the rest is explained, as far as `ENSEMBLE_SHARE` allows.
-    None where nothing is better than the best alone.
+    Forward selection (Caruana et al., 2004) over the best `CANDIDATES` configurations, tuned and default, as far as
+    their scores are known, one of an explainer at most.
+    Maps of those that ran the whole race are there already; of those that were stopped the rest is explained, as far
+    as `ENSEMBLE_SHARE` allows. None where nothing is better than the best alone.
     """
     if not found or not found[0].tuned.scored(objective.race.n):
         return None
     made = Ensemble((found[0].tuned,), objective, found[0].tuned.tuning_scores)
     left = ENSEMBLE_SHARE * search_forwards
-    for each in found[1:LARGEST_ENSEMBLE]:
-        missing = 0 if each.tuned.scored(objective.race.n) else objective.race.n
-        if missing * each.tuned.forwards_per_sample > left:
+    joined: set[str] = set()
+    for name, each in _candidates(found[1:], objective):
+        missing = 0 if each.scored(objective.race.n) else SURE
+        if missing * each.forwards_per_sample > left or name in joined or len(made.members) == LARGEST_ENSEMBLE:
             continue
         with count_forwards() as counter, contextlib.suppress(PnPXAIError):
-            made = made.joined_by(each.tuned)
+            larger = made.joined_by(each)
+            joined |= {name} if larger is not made else set()
+            made = larger
         left -= counter.n_samples
     return made if len(made.members) > 1 else None
+
+
+def _candidates(found: Sequence[Standing], objective: Objective) -> list[tuple[str, Configuration]]:
+    both = [(standing.name, each) for standing in found for each in (standing.tuned, standing.default)]
+    tried = [each for i, each in enumerate(both) if each[1].tuning_scores and each not in both[:i]]
+    return sorted(tried, key=lambda each: order(objective, each[1])[1], reverse=True)[:CANDIDATES]
