@@ -418,6 +418,17 @@ def page(records: Sequence[dict[str, Any]], seconds: float) -> None:
     )
 
 
+def retimed(records: Sequence[dict[str, Any]], log: Path) -> list[dict[str, Any]]:
+    """The records with the times of another run, where that has them."""
+    lines = [json.loads(each) for each in log.read_text(encoding="utf-8").splitlines()]
+    times = {(each["name"], each["family"]): each.get("composites", {}) for each in lines}
+    for record in records:
+        for name, result in record.get("composites", {}).items():
+            found = times.get((record["name"], record["family"]), {}).get(name, {})
+            result.update({each: found[each] for each in ("seconds", "gradient") if each in found and each in result})
+    return list(records)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of models' names; all models if there are none")
@@ -425,6 +436,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--log", type=Path, default=LOG, help="JSON lines, one a model, as soon as it is measured")
     parser.add_argument("--resume", action="store_true", help="keep what the log holds, and go on from there")
+    parser.add_argument("--times", type=Path, help="a log of --only time, whose times are shown instead")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     parts = arguments.only.split(",") if arguments.only else PARTS
@@ -450,6 +462,8 @@ def main() -> None:
         print(line(record), flush=True)
         with arguments.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+    if arguments.times is not None:
+        records = retimed(records, arguments.times)
     if complete:
         page(records, sum(each.get("took", 0.0) for each in records) or time.perf_counter() - began)
     else:
