@@ -103,8 +103,8 @@ class Race:
         """Whether a candidate with these scores so far is to be stopped; the first candidate never is.
 
         It has lost a one-sided Wilcoxon test against the incumbent on the same samples, `LEVEL` shared among the looks
-        (Bonferroni), or has next to no chance to end ahead. In ten searches of 50 trials on 64 digits, followed to the end
-        and replayed, that left .12 to .20 of the forwards, and the same configuration won.
+        (Bonferroni), or has next to no chance to end ahead. In ten searches of 50 trials on 64 digits, followed to the
+        end and replayed, that left .12 to .20 of the forwards, and the same configuration won.
         """
         if not self.enabled or not self.incumbent or len(scores) >= self.n:
             return False
