@@ -51,9 +51,10 @@ def test_a_killed_worker_is_replaced_and_its_trial_tried_again(tmp_path: Path) -
     result = pnpxai.tune(**call, n_trials=8, workers=2, storage=storage, progress=False)
     assert_each_once(result.study, 8)
     interrupted = [each for each in result.study.trials if each.user_attrs.get("failure") == "interrupted"]
-    (again,) = [each for each in result.study.trials if each.system_attrs.get("retry_history")]
+    retried = [each for each in result.study.trials if each.system_attrs.get("retry_history")]
+    (again,) = [each for each in retried if each.state == TrialState.COMPLETE]
     assert [each.number for each in interrupted] == again.system_attrs["retry_history"]
-    assert again.state == TrialState.COMPLETE
+    assert all(each.state == TrialState.PRUNED for each in retried if each is not again)  # found dead by both others
     assert again.params["Deadly.power"] == interrupted[0].params["Deadly.power"]
     assert again.user_attrs["worker"] != interrupted[0].user_attrs["worker"]
 
