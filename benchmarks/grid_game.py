@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.written import circumstances, table, write
 from pnpxai.demo import MODEL_NAME, search
 from pnpxai.photographs import PHOTOGRAPHS, SIZE, Photograph, cropped, efficientnet_lite0, standardized
-from pnpxai.tuning import Configuration, TuneResult
+from pnpxai.tuning import Configuration, Entry, TuneResult
 from pnpxai.tuning._controls import CONTROLS
 
 TILE = SIZE // 2
@@ -98,10 +98,15 @@ def share_of(configuration: Configuration, grids: Grids) -> float:
     return shares(configuration.maps(grids.inputs, grids.targets), grids.quadrants).mean().item()
 
 
+def entries(result: TuneResult) -> list[Entry]:
+    """The explainers, and the ensemble if there is one."""
+    return [*result.entries, *([result.ensemble] if result.ensemble else [])]
+
+
 def measure(result: TuneResult, grids: Grids) -> dict[str, tuple[float, float]]:
     """Each explainer's mean share with its default and with its tuned settings."""
     found: dict[str, tuple[float, float]] = {}
-    for entry in result.entries:
+    for entry in entries(result):
         default = share_of(entry.default, grids)
         found[entry.name] = default, default if entry.tuned is entry.default else share_of(entry.tuned, grids)
     return found
@@ -110,7 +115,7 @@ def measure(result: TuneResult, grids: Grids) -> dict[str, tuple[float, float]]:
 def page(result: TuneResult, grids: Grids, found: dict[str, tuple[float, float]], seconds: float) -> list[str]:
     """The measured table as lines of Markdown."""
     rows = []
-    for entry in result.entries:
+    for entry in entries(result):
         default, tuned = found[entry.name]
         changed = entry.tuned is not entry.default
         settings = ", ".join(f"{key.partition('.')[2]} {shown(value)}" for key, value in entry.tuned.params.items())
