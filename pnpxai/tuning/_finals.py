@@ -94,12 +94,15 @@ class Ensemble:
             best.additional_forward_arg_extractor,
         )
 
+    @property
+    def postprocessor(self) -> PostProcessor:
+        """What leaves its maps as they are."""
+        return PostProcessor(channel_dim=self.objective.postprocessor.channel_dim)
+
     def scores(self, index: Sequence[int]) -> list[float]:
         """One score a sample, from the members' maps."""
         maps = [each.postprocessor(self.objective.cache.maps(each.explainer, index)) for each in self.members]
-        judged = [
-            (self.explainer, PostProcessor(channel_dim=self.objective.postprocessor.channel_dim), rank_average(maps))
-        ]
+        judged = [(self.explainer, self.postprocessor, rank_average(maps))]
         return self.objective.book.scores(judged, index)[0]
 
     def joined_by(self, other: Configuration) -> Ensemble:
@@ -113,14 +116,18 @@ class Ensemble:
                 return self
         return replace(larger, tuning_scores=tuple(scores)) if float(race.lead(scores).mean()) > 0 else self
 
-    def judged(self, best: Configuration, holdout_index: Sequence[int], seed: int) -> Entry:
-        """The ensemble against its best member, on the hold-out."""
+    def judged(self, best: Configuration, holdout_index: Sequence[int], seed: int) -> Entry | None:
+        """The ensemble against its best member, on the hold-out; None where a member fails there."""
+        try:
+            unseen = tuple(self.scores(holdout_index)) if holdout_index else ()
+        except PnPXAIError:
+            return None
         tuned = Configuration(
             self.explainer,
-            PostProcessor(channel_dim=self.objective.postprocessor.channel_dim),
+            self.postprocessor,
             {"members": ", ".join(type(each.explainer).__name__ for each in self.members)},
             self.tuning_scores,
-            tuple(self.scores(holdout_index)) if holdout_index else (),
+            unseen,
             estimate=sum(self.tuning_scores) / len(self.tuning_scores),
             forwards_per_sample=sum(each.forwards_per_sample for each in self.members),
             seconds_per_sample=sum(each.seconds_per_sample for each in self.members),
@@ -132,9 +139,9 @@ def together(found: Sequence[Standing], objective: Objective, search_forwards: i
     """The best explainer joined by the next ones, one after the other, as long as that is better on the tuning samples.
 
     Forward selection (Caruana et al., 2004) over the best `CANDIDATES` configurations, tuned and default, as far as
-    their scores are known, one of an explainer at most.
-    Maps of those that ran the whole race are there already; of those that were stopped the rest is explained, as far
-    as `ENSEMBLE_SHARE` allows. None where nothing is better than the best alone.
+    their scores are known, one of an explainer at most. Maps of those that ran the whole race are there already; of
+    those that were stopped the rest is explained, as far as `ENSEMBLE_SHARE` allows. None where nothing is better than
+    the best alone.
     """
     if not found or not found[0].tuned.scored(objective.race.n):
         return None

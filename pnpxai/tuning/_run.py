@@ -67,17 +67,18 @@ class Run:
         """Score one block; False if it was left on a part of the budget, where every arm's loss shows already."""
         rungs = [] if self.seen else self._rungs()
         scored: list[list[list[float]]] = []
+        left = False
         for step, maps in enumerate(self.cache.refine(self.explainer, block, rungs)):
             judged = [(self.explainer, each.postprocessor, each.postprocessor(maps)) for each in arms]
             scored.append(self.book.scores(judged, block))
             if step < len(rungs) and self._hopeless(scored, len(rungs) - step):
                 self.seen = self.explainer.set_kwargs(**{budget_name(self.explainer): rungs[step]}), maps
+                left = True
                 break
-        else:
-            self.seen = self.seen or (self.explainer, maps)
+        self.seen = self.seen or (self.explainer, maps)
         for arm, own in zip(arms, scored[-1], strict=True):
             arm.scores += own
-        return len(scored) == len(rungs) + 1
+        return not left
 
     def _rungs(self) -> list[int]:
         """An eighth, a quarter and half of a budget that can be continued, while there is something to lose against."""

@@ -16,6 +16,11 @@ from pnpxai.explainers import EXPLAINERS, Explainer, Gradient, GradientXInput, R
 from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request
 from pnpxai.metrics import AbPC, Complexity, MuFidelity, RelevanceMass, Sensitivity
+from pnpxai.postprocess import PostProcessor
+from pnpxai.tuning._maps import MapCache, Samples
+from pnpxai.tuning._race import Race
+from pnpxai.tuning._run import Arm, Run
+from pnpxai.tuning._scores import ScoreBook
 from tests.nets import TinyTransformer, VGGLike, batch, seeded
 from tests.registry import unregistered
 
@@ -216,6 +221,17 @@ def test_a_losing_budget_is_left_at_a_quarter() -> None:
     assert forwards["Slow"] == 6 * (64 + 2 * 8)  # the order of the noise is the same at both looks
     assert not trial.complete
     assert trial.values["forwards"] == 256  # what one explanation with all of the budget costs
+
+
+def test_maps_that_are_there_already_do_not_end_a_run_early() -> None:
+    model, inputs = linear(), batch(32, 9)
+    dear = SmoothGrad(model, n_samples=256)
+    cache = MapCache(Samples(inputs, torch.zeros(32, dtype=torch.long)))
+    cache.maps(dear, range(32))
+    book = ScoreBook(AbPC(model, channel_dim=None), cache.samples)
+    race = Race(32, incumbent=[-9.0] * 32)
+    best = Run(dear, [Arm(PostProcessor(channel_dim=None))], race, cache, book, range(32)).follow()
+    assert len(best.scores) == 32
 
 
 def test_saved_results_keep_what_is_new(tmp_path) -> None:
