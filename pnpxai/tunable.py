@@ -145,7 +145,7 @@ def _fits(space: BaseDistribution | type[Tunable], value: Any) -> bool:
 def _filling(cls: type[Tunable], name: str, value: Any) -> Any:
     """The value of a tunable, where it names what fills a role the object meant."""
     role = cls.TUNABLES.get(name)
-    if isinstance(value, str) and isinstance(role, type) and issubclass(role, Role):
+    if isinstance(value, str) and isinstance(role, type) and issubclass(role, Role) and value in role.REGISTRY:
         return role.resolve(value)
     return value
 
@@ -208,6 +208,10 @@ class Tunable(metaclass=_CheckedAtConstruction):
             params[head] = value
         return type(self)(**params)
 
+    def _filled(self) -> dict[str, Any]:
+        """`get_params` with the objects that names of roles mean, so that both ways of saying it are equal."""
+        return {name: _filling(type(self), name, value) for name, value in self.get_params().items()}
+
     def copy(self: T) -> T:
         """An equal object; a model is shared, never copied."""
         return type(self)(**self.get_params())
@@ -219,7 +223,7 @@ class Tunable(metaclass=_CheckedAtConstruction):
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
-        mine, theirs = self.get_params(), other.get_params()
+        mine, theirs = self._filled(), other._filled()
         return all(_same(mine[name], theirs[name]) for name in mine)
 
     def __hash__(self) -> int:
@@ -352,7 +356,7 @@ def _is_met(obj: Tunable, wanted: Tunable, candidates: Candidates) -> bool:
 def to_json(value: Any) -> Any:
     """A JSON-compatible description that is equal for equal parameters; models appear by class, tensors by digest."""
     if isinstance(value, Tunable):
-        params = {name: to_json(each) for name, each in value.get_params().items()}
+        params = {name: to_json(each) for name, each in value._filled().items()}
         return {"class": type(value).__name__, "params": params}
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -12,7 +12,7 @@ from pnpxai.errors import PnPXAIError, StudyError
 from pnpxai.forward import Targets, count_forwards
 from pnpxai.tuning._caveats import caveats
 from pnpxai.tuning._controls import control_scores
-from pnpxai.tuning._finals import steadied, together
+from pnpxai.tuning._ensemble import together
 from pnpxai.tuning._judge import gain_of, judge
 from pnpxai.tuning._objective import Objective
 from pnpxai.tuning._opinion import Opinion, other_metric
@@ -20,6 +20,7 @@ from pnpxai.tuning._pareto import Choice
 from pnpxai.tuning._problem import Problem, versions
 from pnpxai.tuning._result import Entry, TuneResult
 from pnpxai.tuning._scores import ScoreBook
+from pnpxai.tuning._seeds import steadied
 from pnpxai.tuning._standings import standings
 
 
@@ -85,7 +86,7 @@ def choices(study: optuna.Study, objective: Objective) -> list[Choice]:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         explainer, postprocessor = objective.built(trial)
         noted = trial.user_attrs
-        values = {"score": objective.race.value(noted["scores"])}
+        values = {"score": objective.race.value(noted["scores"]) + noted.get("to_come", 0.0)}
         values |= {name: noted[name] for name in names if name in noted}
         values |= {"forwards": noted["forwards_per_sample"], "runtime": noted["seconds_per_sample"]}
         complete = len(noted["scores"]) >= objective.race.n

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pnpxai.tuning._finals import ENSEMBLE
+from pnpxai.tuning._ensemble import ENSEMBLE
 from pnpxai.tuning._result import Entry, TuneResult, judging_score
 
 

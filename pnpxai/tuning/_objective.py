@@ -109,7 +109,7 @@ class Objective:
 
         Returns:
             The mean score of its best post-processing; if the race stopped it, the incumbent's mean plus the mean
-            paired difference on the samples both have seen.
+            paired difference on the samples both have seen, and what the rest of its budget would probably add.
 
         Raises:
             TrialPruned: it repeats a trial, or the study has as many as asked for.
@@ -152,7 +152,7 @@ class Objective:
         best = run.follow()
         assert run.seen is not None
         aims = measured(self.aims, self.cache.samples, self.index, run.seen, best.postprocessor)
-        value = self.race.value(best.scores)
+        value = self.race.value(best.scores) + best.to_come
         self.race.enter(best.scores)
         self._entered.add(trial.number)
         self._note(trial, best.postprocessor)
@@ -165,6 +165,8 @@ class Objective:
             "scores": best.scores,
             "usual_scores": arms[0].scores,
         }
+        if best.to_come or arms[0].to_come:
+            noted |= {"to_come": best.to_come, "usual_to_come": arms[0].to_come}
         for name, each in noted.items():
             trial.set_user_attr(name, each)
         return value

@@ -13,8 +13,10 @@ from pnpxai.tuning._maps import MapCache, budget_name, own_budget
 from pnpxai.tuning._race import Race
 from pnpxai.tuning._scores import ScoreBook
 
-LEAST_RUNG = 25
+LEAST_RUNG = 100
 """The smallest part of a budget that is worth a look: below it the metric costs more than the explanation."""
+SHRINKING = 0.5**0.5
+"""How much of the gain of one doubling of a budget the next one brings: the error of a mean falls with its root."""
 
 
 @dataclass(eq=False)
@@ -24,10 +26,12 @@ class Arm:
     Attributes:
         postprocessor: it.
         scores: one for each sample seen so far.
+        to_come: what the rest of the budget would probably add to their mean, where it was left on a part of it.
     """
 
     postprocessor: PostProcessor
     scores: list[float] = field(default_factory=list)
+    to_come: float = 0.0
 
 
 @dataclass
@@ -74,6 +78,8 @@ class Run:
             if step < len(rungs) and self._hopeless(scored, len(rungs) - step):
                 self.seen = self.explainer.set_kwargs(**{budget_name(self.explainer): rungs[step]}), maps
                 left = True
+                for arm, rise in zip(arms, self._rises(scored), strict=True):
+                    arm.to_come = rise * sum(SHRINKING**each for each in range(1, len(rungs) - step + 1))
                 break
         self.seen = self.seen or (self.explainer, maps)
         for arm, own in zip(arms, scored[-1], strict=True):
@@ -91,12 +97,14 @@ class Run:
         """Whether all arms lose even if each doubling of the budget still to come gains as much as the last one did."""
         if len(scored) < 2:
             return False
+        reached = zip(scored[-1], self._rises(scored), strict=True)
+        return all(self.race.over([each + doublings * rise for each in now]) for now, rise in reached)
+
+    def _rises(self, scored: Sequence[Sequence[Sequence[float]]]) -> list[float]:
+        """What the last doubling moved each arm's mean to the better; zero where it did not."""
         sign = 1 if self.race.higher_is_better else -1
-        for before, now in zip(scored[-2], scored[-1], strict=True):
-            rise = max(sign * (sum(now) - sum(before)) / len(now), 0.0)
-            if not self.race.over([each + sign * doublings * rise for each in now]):
-                return False
-        return True
+        gained = [(sum(now) - sum(before)) / len(now) for before, now in zip(scored[-2], scored[-1], strict=True)]
+        return [sign * max(sign * each, 0.0) for each in gained]
 
     def _behind(self, arm: Arm, arms: Sequence[Arm]) -> bool:
         """Whether an arm has lost against the incumbent, or against the best post-processing of the same maps."""
@@ -108,4 +116,4 @@ class Run:
 
     def _best(self, arms: Sequence[Arm]) -> Arm:
         sign = 1 if self.race.higher_is_better else -1
-        return max(arms, key=lambda each: sign * sum(each.scores))
+        return max(arms, key=lambda each: sign * (sum(each.scores) + len(each.scores) * each.to_come))

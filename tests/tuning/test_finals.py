@@ -17,6 +17,7 @@ from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request
 from pnpxai.metrics import AbPC, Complexity, MuFidelity, RelevanceMass, Sensitivity
 from pnpxai.postprocess import PostProcessor
+from pnpxai.tuning._ensemble import Ensemble
 from pnpxai.tuning._maps import MapCache, Samples
 from pnpxai.tuning._race import Race
 from pnpxai.tuning._run import Arm, Run
@@ -110,6 +111,23 @@ class Half(Explainer):
         exact = request.input * self.model.weight[request.targets]
         kept = torch.arange(exact.shape[1]) < exact.shape[1] // 2
         return torch.where(kept == self.first, exact, 0.0)
+
+
+@unregistered
+class Some(Explainer):
+    """The exact attribution of a linear model in some of its features, nothing in the others."""
+
+    SUPPORTED_MODULES = ANY_MODULE
+
+    def __init__(self, model, start=0, stop=12, forward_arg_extractor=None, additional_forward_arg_extractor=None):
+        super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
+        self.start = start
+        self.stop = stop
+
+    def explain_request(self, request: Request) -> Tensor:
+        exact = request.input * self.model.weight[request.targets]
+        place = torch.arange(exact.shape[1])
+        return torch.where((place >= self.start) & (place < self.stop), exact, 0.0)
 
 
 def test_an_ensemble_wins_if_the_holdout_confirms_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,27 +229,75 @@ class Slow(SmoothGrad):
 
 
 def test_a_losing_budget_is_left_at_a_quarter() -> None:
-    """Of six images: 64 of 256 samples, and 2 · 8 points of the curves once, for both looks see the same order."""
+    """Of six images: 200 of 800 samples, and 2 · 8 points of the curves once, for both looks see the same order."""
     model, inputs = linear(), batch(32, 9)
-    explainers = [GradientXInput(model), Slow(model, n_samples=256)]
+    explainers = [GradientXInput(model), Slow(model, n_samples=800)]
     result = tuned(model, inputs, explainers=explainers, n_trials=2, holdout=0, aims=())
     trial = next(each for each in result.trials if each.name == "Slow")
     forwards = {each.params["explainer"]: each.user_attrs["n_forwards"] for each in result.study.trials if each.values}
     assert forwards["GradientXInput"] == 32 * (1 + 2 + 2 * 8)
-    assert forwards["Slow"] == 6 * (64 + 2 * 8)  # the order of the noise is the same at both looks
+    assert forwards["Slow"] == 6 * (200 + 2 * 8)  # the order of the noise is the same at both looks
     assert not trial.complete
-    assert trial.values["forwards"] == 256  # what one explanation with all of the budget costs
+    assert trial.values["forwards"] == 800  # what one explanation with all of the budget costs
 
 
 def test_maps_that_are_there_already_do_not_end_a_run_early() -> None:
     model, inputs = linear(), batch(32, 9)
-    dear = SmoothGrad(model, n_samples=256)
+    dear = SmoothGrad(model, n_samples=800)
     cache = MapCache(Samples(inputs, torch.zeros(32, dtype=torch.long)))
     cache.maps(dear, range(32))
     book = ScoreBook(AbPC(model, channel_dim=None), cache.samples)
     race = Race(32, incumbent=[-9.0] * 32)
     best = Run(dear, [Arm(PostProcessor(channel_dim=None))], race, cache, book, range(32)).follow()
     assert len(best.scores) == 32
+
+
+@unregistered
+class Growing(SmoothGrad):
+    """The exact attribution in one feature for every hundred samples of the budget, nothing in the others."""
+
+    SUPPORTED_MODULES = ANY_MODULE
+
+    def explain_further(self, request: Request, budget: int, state: Any) -> tuple[Any, Any]:
+        exact = request.input * self.model.weight[request.targets]
+        return (exact * (torch.arange(9) < budget // 100),), state
+
+
+def test_what_is_left_early_is_estimated_as_if_its_gains_had_gone_on() -> None:
+    model, inputs = linear(), batch(32, 9)
+    targets = model(inputs).argmax(1)
+    metric = AbPC(model, channel_dim=None)
+    explainer = Growing(model, n_samples=900)
+    exact = GradientXInput(model)
+    result = tuned(model, inputs, explainers=[exact, explainer], n_trials=2, holdout=0, aims=())
+    trial = next(each for each in result.study.trials if each.params.get("explainer") == "Growing")
+    rows = list(result.tuning_index)[:6]
+    known = (inputs * model.weight[targets]).detach()
+
+    def scores(n: int) -> Tensor:
+        return metric.evaluate(inputs[rows], targets[rows], (known * (torch.arange(9) < n))[rows])
+
+    before, now = scores(1), scores(2)  # 112 and 225 samples
+    lead = now.mean() - scores(9).mean()
+    rise = (now - before).mean()
+    whole = metric.evaluate(inputs, targets, known).mean()
+    assert trial.user_attrs["samples"] == "6 of 32"
+    assert trial.value == pytest.approx(float(whole + lead + rise * (2**-0.5 + 2**-1)), abs=1e-5)
+
+
+def test_what_is_different_is_tried_first_as_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The better of the two others sees what the best sees already; the worse one sees the rest."""
+    model = seeded(torch.nn.Linear(12, 3))
+    tried = []
+    joined_by = Ensemble.joined_by
+    monkeypatch.setattr(
+        Ensemble, "joined_by", lambda own, other: (tried.append(other.explainer), joined_by(own, other))[1]
+    )
+    explainers = [Some(model, 0, 8), Some(model, 0, 7), Some(model, 8, 12)]
+    result = tuned(model, batch(80, 12), explainers=explainers, n_trials=3, pruner=None, holdout=40)
+    best, second, third = [each.tuned.explainer for each in result.entries]
+    assert (best, second, third) == tuple(explainers)
+    assert tried[0] == third
 
 
 def test_saved_results_keep_what_is_new(tmp_path) -> None:

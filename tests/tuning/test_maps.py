@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pnpxai.baselines import Zeros
 from pnpxai.errors import ExplanationError
 from pnpxai.explainers import Explainer, IntegratedGradients, SmoothGrad
 from pnpxai.explainers._base import ANY_MODULE
@@ -74,6 +75,14 @@ NET = seeded(MLP())
 
 def nested(**changes) -> SmoothGrad:
     return SmoothGrad(NET, n_samples=16, **changes)
+
+
+def test_a_role_by_name_and_by_object_is_one_explainer(cache: MapCache) -> None:
+    net = seeded(MLP())
+    cache.maps(IntegratedGradients(net, baseline_fn="zeros"), [0, 1])
+    with count_forwards() as counter:
+        cache.maps(IntegratedGradients(net, baseline_fn=Zeros()), [0, 1])
+    assert counter.n_samples == 0
 
 
 def test_growing_budgets_cost_the_last_and_only_that_is_kept(cache: MapCache) -> None:

@@ -1,9 +1,10 @@
-"""Between search and judgement: do the finalists owe their place to a lucky seed, and are they better together."""
+"""Between search and judgement: are the best configurations better together."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pnpxai.errors import PnPXAIError
@@ -11,19 +12,12 @@ from pnpxai.explainers import RankEnsemble
 from pnpxai.explainers.rank_ensemble import rank_average
 from pnpxai.forward import count_forwards
 from pnpxai.postprocess import PostProcessor
-from pnpxai.tunable import constructor_parameters
 from pnpxai.tuning._judge import gain_of
 from pnpxai.tuning._objective import Objective
-from pnpxai.tuning._race import FIRST_LOOK
+from pnpxai.tuning._race import FIRST_LOOK, Race
 from pnpxai.tuning._result import Configuration, Entry
 from pnpxai.tuning._standings import Standing, order
 
-FINALISTS = 3
-"""Explainers whose seeds are varied: the best, and those that may be."""
-OTHER_SEEDS = 2
-"""Further seeds each of them is tried with …"""
-SEEDS_SHARE = 0.1
-"""… on as many samples as that share of the search's forwards buys, at least those of a first look."""
 CANDIDATES = 12
 """Configurations that may join an ensemble of …"""
 LARGEST_ENSEMBLE = 5
@@ -33,39 +27,6 @@ SURE = 10
 ENSEMBLE_SHARE = 0.25
 """What trying members may cost, as a share of the search; one that turns out to be a gain may go beyond it."""
 ENSEMBLE = "RankEnsemble"
-
-
-def steadied(found: Sequence[Standing], objective: Objective, search_forwards: int) -> list[Standing]:
-    """The standings after the finalists' seeds were varied: what a seed gained by luck no longer counts.
-
-    The luck is the mean difference, sample by sample, between the scores with the seed that was searched with and
-    the mean over that one and `OTHER_SEEDS` others.
-    """
-    finalists = [each for each in found if each.tuned.scored(objective.race.n) and _has_seed(each.tuned)]
-    done = {each.name: _without_luck(each, objective, search_forwards) for each in finalists[:FINALISTS]}
-    again = [done.get(each.name, each) for each in found]
-    return sorted(again, key=lambda each: order(objective, each.tuned), reverse=True)
-
-
-def _has_seed(configuration: Configuration) -> bool:
-    return "seed" in constructor_parameters(type(configuration.explainer))
-
-
-def _without_luck(standing: Standing, objective: Objective, search_forwards: int) -> Standing:
-    tuned = standing.tuned
-    price = max(tuned.forwards_per_sample, 1.0) * OTHER_SEEDS * FINALISTS
-    m = min(max(FIRST_LOOK, int(SEEDS_SHARE * search_forwards / price)), objective.race.n)
-    index = objective.index[:m]
-    own = tuned.explainer.get_params()["seed"]
-    others = [tuned.explainer.set_kwargs(seed=own + 1 + each) for each in range(OTHER_SEEDS)]
-    try:
-        tried = [objective.scores(each, tuned.postprocessor, index) for each in others]
-    except PnPXAIError:
-        return standing
-    means = [sum(scores) / m for scores in (tuned.tuning_scores[:m], *tried)]
-    luck = means[0] - sum(means) / len(means)
-    steady = replace(tuned, estimate=tuned.estimate - luck, seed_luck=luck)
-    return replace(standing, tuned=steady, default=steady if standing.default is tuned else standing.default)
 
 
 @dataclass(frozen=True)
@@ -105,16 +66,34 @@ class Ensemble:
         judged = [(self.explainer, self.postprocessor, rank_average(maps))]
         return self.objective.book.scores(judged, index)[0]
 
-    def joined_by(self, other: Configuration) -> Ensemble:
-        """The ensemble with one member more, raced against itself on the tuning samples; itself if that is no gain."""
+    @property
+    def race(self) -> Race:
+        """What a larger ensemble has to win."""
+        return replace(self.objective.race, incumbent=list(self.tuning_scores))
+
+    def promise(self, other: Configuration) -> float:
+        """How much better one member more makes it on the samples of a first look, whose maps are kept mostly."""
         larger = replace(self, members=(*self.members, other))
-        race = replace(self.objective.race, incumbent=list(self.tuning_scores))
+        try:
+            scores = larger.scores(self.objective.index[: min(FIRST_LOOK, len(other.tuning_scores))])
+        except PnPXAIError:
+            return -math.inf
+        return float(self.race.lead(scores).mean())
+
+    def joined_by(self, other: Configuration) -> Ensemble:
+        """The ensemble with one member more, raced against itself on the tuning samples; itself if that is no gain.
+
+        A gain is a mean lead above its standard error (the one-standard-error rule; Breiman et al., 1984).
+        """
+        larger, race = replace(self, members=(*self.members, other)), self.race
         scores: list[float] = []
         for stop in race.looks:
             scores += larger.scores(self.objective.index[len(scores) : stop])
             if len(scores) >= SURE and race.over(scores):
                 return self
-        return replace(larger, tuning_scores=tuple(scores)) if float(race.lead(scores).mean()) > 0 else self
+        lead = race.lead(scores)
+        gains = float(lead.mean()) > float(lead.std(ddof=1)) / math.sqrt(len(lead))
+        return replace(larger, tuning_scores=tuple(scores)) if gains else self
 
     def judged(self, best: Configuration, holdout_index: Sequence[int], seed: int) -> Entry | None:
         """The ensemble against its best member, on the hold-out; None where a member fails there."""
@@ -138,26 +117,53 @@ class Ensemble:
 def together(found: Sequence[Standing], objective: Objective, search_forwards: int) -> Ensemble | None:
     """The best explainer joined by the next ones, one after the other, as long as that is better on the tuning samples.
 
-    Forward selection (Caruana et al., 2004) over the best `CANDIDATES` configurations, tuned and default, as far as
-    their scores are known, one of an explainer at most. Maps of those that ran the whole race are there already; of
-    those that were stopped the rest is explained, as far as `ENSEMBLE_SHARE` allows. None where nothing is better than
-    the best alone.
+    Forward selection (Caruana et al., 2004) over the best `CANDIDATES` configurations, tuned and default, one of an
+    explainer at most: each step ranks them by their promise on a first look, where they have their maps already, and
+    takes the first that is a gain. The rest of the maps of those that were stopped is explained as far as
+    `ENSEMBLE_SHARE` allows. None where nothing is better than the best alone.
     """
     if not found or not found[0].tuned.scored(objective.race.n):
         return None
     made = Ensemble((found[0].tuned,), objective, found[0].tuned.tuning_scores)
-    left = ENSEMBLE_SHARE * search_forwards
-    joined: set[str] = set()
-    for name, each in _candidates(found[1:], objective):
-        missing = 0 if each.scored(objective.race.n) else SURE
-        if missing * each.forwards_per_sample > left or name in joined or len(made.members) == LARGEST_ENSEMBLE:
-            continue
-        with count_forwards() as counter, contextlib.suppress(PnPXAIError):
-            larger = made.joined_by(each)
-            joined |= {name} if larger is not made else set()
-            made = larger
-        left -= counter.n_samples
+    purse = _Purse(ENSEMBLE_SHARE * search_forwards)
+    waiting = _candidates(found[1:], objective)
+    while waiting and len(made.members) < LARGEST_ENSEMBLE:
+        joined, made = _enlarged(made, waiting, purse)
+        if joined is None:
+            break
+        waiting = [each for each in waiting if each[0] != joined]
     return made if len(made.members) > 1 else None
+
+
+@dataclass
+class _Purse:
+    """The samples that may still go through the model."""
+
+    left: float
+
+    @contextlib.contextmanager
+    def paying(self) -> Iterator[None]:
+        """Take from it what is asked of the model inside."""
+        with count_forwards() as counter:
+            yield
+        self.left -= counter.n_samples
+
+
+def _enlarged(
+    made: Ensemble, waiting: Sequence[tuple[str, Configuration]], purse: _Purse
+) -> tuple[str | None, Ensemble]:
+    """The ensemble and the name of what joined it, if anything did."""
+    with purse.paying():
+        promising = sorted(waiting, key=lambda each: made.promise(each[1]), reverse=True)
+    for name, each in promising:
+        missing = 0 if each.scored(made.objective.race.n) else SURE
+        if missing * each.forwards_per_sample > purse.left:
+            continue
+        with purse.paying(), contextlib.suppress(PnPXAIError):
+            larger = made.joined_by(each)
+            if larger is not made:
+                return name, larger
+    return None, made
 
 
 def _candidates(found: Sequence[Standing], objective: Objective) -> list[tuple[str, Configuration]]:
