@@ -36,7 +36,7 @@ def conclude(problem: Problem, study: optuna.Study, targets: Targets, seed: int,
     found, failed, untried = standings(study, objective)
     with count_forwards() as counter:
         found = steadied(found, objective, search_forwards)
-        combined = together(found, objective, search_forwards)
+        combined = together(found, objective, unraced(study, objective.race.n))
     search_forwards += counter.n_samples
     entries, failed_unseen = judge(found, objective, holdout_index, seed, progress)
     failed |= failed_unseen
@@ -77,6 +77,12 @@ def conclude(problem: Problem, study: optuna.Study, targets: Targets, seed: int,
 def spent(study: optuna.Study) -> int:
     """Samples through the model in all trials of a study, by whichever worker."""
     return sum(each.user_attrs.get("n_forwards", 0) for each in study.get_trials(deepcopy=False))
+
+
+def unraced(study: optuna.Study, n: int) -> float:
+    """About how many it would have taken to follow each trial over all ``n`` samples."""
+    scored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return float(sum(each.user_attrs["n_forwards"] * n / len(each.user_attrs["scores"]) for each in scored))
 
 
 def choices(study: optuna.Study, objective: Objective) -> list[Choice]:

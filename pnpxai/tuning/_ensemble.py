@@ -14,7 +14,7 @@ from pnpxai.forward import count_forwards
 from pnpxai.postprocess import PostProcessor
 from pnpxai.tuning._judge import gain_of
 from pnpxai.tuning._objective import Objective
-from pnpxai.tuning._race import FIRST_LOOK, Race
+from pnpxai.tuning._race import Race
 from pnpxai.tuning._result import Configuration, Entry
 from pnpxai.tuning._standings import Standing, order
 
@@ -23,9 +23,9 @@ CANDIDATES = 12
 LARGEST_ENSEMBLE = 5
 """… at most so many."""
 SURE = 10
-"""Samples that a new member is given at least: its gain is small beside the samples' differences."""
-ENSEMBLE_SHARE = 0.25
-"""What trying members may cost, as a share of the search; one that turns out to be a gain may go beyond it."""
+"""Samples that a new member is judged by at first: its gain is small beside the samples' differences."""
+ENSEMBLE_SHARE = 0.06
+"""What trying members may cost, as a share of a search without a race; one too dear for that is not tried."""
 ENSEMBLE = "RankEnsemble"
 
 
@@ -72,13 +72,13 @@ class Ensemble:
         return replace(self.objective.race, incumbent=list(self.tuning_scores))
 
     def promise(self, other: Configuration) -> float:
-        """How much better one member more makes it on the samples of a first look, whose maps are kept mostly."""
+        """How much better one member more makes it on the first samples, by the maps that it has already."""
         larger = replace(self, members=(*self.members, other))
         try:
-            scores = larger.scores(self.objective.index[: min(FIRST_LOOK, len(other.tuning_scores))])
+            lead = self.race.lead(larger.scores(self.objective.index[: min(SURE, len(other.tuning_scores))]))
         except PnPXAIError:
             return -math.inf
-        return float(self.race.lead(scores).mean())
+        return float(lead.mean())
 
     def joined_by(self, other: Configuration) -> Ensemble:
         """The ensemble with one member more, raced against itself on the tuning samples; itself if that is no gain.
@@ -114,18 +114,18 @@ class Ensemble:
         return Entry(ENSEMBLE, best, tuned, gain_of(tuned, best, self.objective, seed), 0)
 
 
-def together(found: Sequence[Standing], objective: Objective, search_forwards: int) -> Ensemble | None:
+def together(found: Sequence[Standing], objective: Objective, unraced_forwards: float) -> Ensemble | None:
     """The best explainer joined by the next ones, one after the other, as long as that is better on the tuning samples.
 
     Forward selection (Caruana et al., 2004) over the best `CANDIDATES` configurations, tuned and default, one of an
-    explainer at most: each step ranks them by their promise on a first look, where they have their maps already, and
-    takes the first that is a gain. The rest of the maps of those that were stopped is explained as far as
+    explainer at most: each step ranks them by their promise on the first samples, of which they have maps already,
+    and takes the first that is a gain. The rest of the maps of those that were stopped is explained as far as
     `ENSEMBLE_SHARE` allows. None where nothing is better than the best alone.
     """
     if not found or not found[0].tuned.scored(objective.race.n):
         return None
     made = Ensemble((found[0].tuned,), objective, found[0].tuned.tuning_scores)
-    purse = _Purse(ENSEMBLE_SHARE * search_forwards)
+    purse = _Purse(ENSEMBLE_SHARE * unraced_forwards)
     waiting = _candidates(found[1:], objective)
     while waiting and len(made.members) < LARGEST_ENSEMBLE:
         joined, made = _enlarged(made, waiting, purse)
@@ -156,8 +156,8 @@ def _enlarged(
     with purse.paying():
         promising = sorted(waiting, key=lambda each: made.promise(each[1]), reverse=True)
     for name, each in promising:
-        missing = 0 if each.scored(made.objective.race.n) else SURE
-        if missing * each.forwards_per_sample > purse.left:
+        missing = made.objective.race.n - len(each.tuning_scores)
+        if missing * each.forwards_per_sample > max(purse.left, 0.0):  # maps that are there cost no explanation
             continue
         with purse.paying(), contextlib.suppress(PnPXAIError):
             larger = made.joined_by(each)
