@@ -1,8 +1,8 @@
-"""RISE's random masks, streamed: drawn a block at a time, applied a chunk at a time, summed as they pass."""
+"""RISE's random masks: each a function of a seed and of its number."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,9 @@ import torch.nn.functional as F  # noqa: N812  # its usual name
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from torch import Tensor
 
-from pnpxai.baselines import Baseline, BaselineFunction, baseline_for
-from pnpxai.errors import ModelError, ParameterError
+from pnpxai.baselines import BaselineFunction
+from pnpxai.errors import ParameterError
 from pnpxai.explainers._seeds import generator_for
-from pnpxai.forward import Request
 from pnpxai.limits import Limit, OrNone, WholeWithin, Within
 from pnpxai.tunable import Tunable
 
@@ -84,14 +83,21 @@ def draw_masks(
         >>> draw_masks(0, 2, (5,), None, 0.5, seed=0).shape
         torch.Size([2, 5])
     """
-    portions = []
+    bits, shifts = draw_bits(start, stop, size, grid, p_keep, seed)
+    return bits.to(device) if grid is None else upsample(bits.to(device), shifts, size)
+
+
+def draw_bits(
+    start: int, stop: int, size: Sequence[int], grid: Sequence[int] | None, p_keep: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """What `draw_masks` makes its masks of: cells ``(stop - start, *s)``, ones and zeros, and shifts ``(…, axes)``."""
+    bits, shifts = list[Tensor](), list[Tensor]()
     for block in range(start // BLOCK, -(-stop // BLOCK)):
         first = block * BLOCK
         chosen = slice(max(start - first, 0), stop - first)
-        bits, shifts = _draw_block(seed, block, size, grid, p_keep)
-        portion = bits[chosen].to(device)
-        portions.append(portion if grid is None else upsample(portion, shifts[chosen], size))
-    return torch.cat(portions)
+        for drawn, kept in zip(_draw_block(seed, block, size, grid, p_keep), (bits, shifts), strict=True):
+            kept.append(drawn[chosen])
+    return torch.cat(bits), torch.cat(shifts)
 
 
 def _draw_block(
@@ -115,97 +121,43 @@ def upsample(grids: Tensor, shifts: Tensor, size: Sequence[int]) -> Tensor:
     return torch.stack([each[tuple(window)] for each, window in zip(whole, windows, strict=True)])
 
 
-@dataclass
-class MaskSums:
-    """What remains of the masks when they have passed: sums over ``m`` masks, at ``p`` positions, in float64.
+@dataclass(frozen=True, eq=False)
+class MaskBank:
+    """Masks by their number; see `draw_masks`.
 
     Attributes:
-        n_masks: how many there were.
-        masks: ``Σ M``, ``(p,)``.
-        scores: ``Σ f^j`` for the powers ``j = 1, 2, …``, ``(powers, n)``.
-        weighted: ``Σ f^j M``, ``(powers, n, p)``.
+        size: ``(h, w)``, ``(t,)`` or ``(d,)``.
+        grid: cells along each axis; None for one bit a position.
+        p_keep: probability that a cell is kept.
+        seed: names the bank.
     """
 
-    n_masks: int
+    size: tuple[int, ...]
+    grid: tuple[int, ...] | None
+    p_keep: float
+    seed: int
+
+    @classmethod
+    def for_inputs(cls, inputs: Tensor, grid_size: int | Sequence[int], p_keep: float, seed: int) -> MaskBank:
+        """The bank for inputs ``(n, …)``.
+
+        Raises:
+            ParameterError: see `mask_grid`.
+        """
+        grid = mask_grid(inputs, grid_size)
+        return cls(tuple(inputs.shape[1:] if grid is None else inputs.shape[2:]), grid, p_keep, seed)
+
+    def draw(self, start: int, stop: int, device: torch.device | str = "cpu") -> MaskChunk:
+        """Masks number ``start`` to ``stop``."""
+        bits, shifts = draw_bits(start, stop, self.size, self.grid, self.p_keep, self.seed)
+        bits = bits.to(device)
+        return MaskChunk(bits, shifts, bits if self.grid is None else upsample(bits, shifts, self.size))
+
+
+@dataclass(frozen=True, eq=False)
+class MaskChunk:
+    """Some masks: their cells ``(m, *s)``, their shifts ``(m, axes)`` and their values ``(m, *size)``."""
+
+    bits: Tensor
+    shifts: Tensor
     masks: Tensor
-    scores: Tensor
-    weighted: Tensor
-
-    def mean(self, power: int = 1) -> Tensor:
-        """The mean of ``f^power`` weighted by the masks, ``(n, p)``; unweighted at a position that no mask kept."""
-        plain = self.scores[power - 1, :, None] / self.n_masks
-        return torch.where(self.masks > 0, self.weighted[power - 1] / self.masks, plain)
-
-
-def mask_sums(
-    request: Request,
-    score: Callable[[Tensor, Tensor], Tensor],
-    *,
-    n_masks: int,
-    grid_size: int | Sequence[int],
-    p_keep: float,
-    baseline_fn: Baseline,
-    seed: int,
-    powers: int = 1,
-    known: MaskSums | None = None,
-) -> MaskSums:
-    """Score every sample under every mask, ``x ⊙ M + baseline ⊙ (1 - M)``, and sum; all samples share the masks.
-
-    Args:
-        request: what is explained.
-        score: from the model's outputs and the samples ``(m,)`` they belong to, to one number each ``(m,)``.
-        n_masks: how many masks, those of ``known`` among them.
-        grid_size: see `mask_grid`.
-        p_keep: see `draw_masks`.
-        baseline_fn: what stands for absence.
-        seed: see `draw_masks`.
-        powers: highest power of the scores to be summed.
-        known: sums over the first masks of the same bank, which are not asked again; stay as they are.
-
-    Raises:
-        ModelError: a score that is not finite.
-    """
-    x, n = request.input, len(request)
-    grid, baseline = mask_grid(x, grid_size), baseline_for(baseline_fn, x)
-    size = x.shape[1:] if grid is None else x.shape[2:]
-    exact = torch.device("cpu") if x.device.type == "mps" else x.device  # MPS has no float64
-    p = size.numel()
-    sums = MaskSums(
-        n_masks,
-        known.masks.clone() if known else torch.zeros(p, dtype=torch.float64, device=exact),
-        known.scores.clone() if known else torch.zeros(powers, n, dtype=torch.float64, device=exact),
-        known.weighted.clone() if known else torch.zeros(powers, n, p, dtype=torch.float64, device=exact),
-    )
-    first = known.n_masks if known else 0
-    held = torch.empty(0)
-
-    def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
-        nonlocal held
-        held = draw_masks(first + start // n, first - (-stop // n), size, grid, p_keep, seed, x.device)
-        rows = torch.arange(start, stop, device=x.device)
-        masks = held[rows // n - start // n].to(x.dtype).reshape(len(rows), *(1,) * (grid is not None), *size)
-        return [torch.lerp(baseline[rows % n], x[rows % n], masks)], rows % n
-
-    def consume(start: int, stop: int, outputs: Tensor) -> None:
-        rows = torch.arange(start, stop, device=x.device)
-        scores = score(outputs, rows % n)
-        if not torch.isfinite(scores).all():
-            raise ModelError(
-                "finite outputs on masked inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype."
-            )
-        masks = held.flatten(1).to(exact, torch.float64)
-        table = masks.new_zeros(n, len(masks))  # zero where another chunk holds the score
-        table[rows % n, rows // n - start // n] = scores.to(table)
-        sums.masks += masks[(rows // n - start // n)[rows % n == 0]].sum(0)
-        for power in range(powers):
-            raised = table ** (power + 1)
-            sums.scores[power] += raised.sum(1)
-            sums.weighted[power] += raised @ masks
-
-    request.stream((n_masks - first) * n, build, consume)
-    return sums
-
-
-def as_maps(values: Tensor, inputs: Tensor) -> Tensor:
-    """Give values ``(n, p)`` the positions of their inputs: ``(n, 1, h, w)``, ``(n, 1, t)`` or ``(n, d)``."""
-    return values.reshape(len(inputs), *((1,) if inputs.ndim > 2 else ()), *inputs.shape[min(2, inputs.ndim - 1) :])

@@ -14,9 +14,12 @@ from pnpxai.baselines import Baseline
 from pnpxai.errors import ModelError, ParameterError, unknown_name
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._maps import like_inputs
-from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskSums, as_maps, mask_sums
+from pnpxai.explainers._mask_ridge import MaskMoments, no_masks
+from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
+from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskBank
 from pnpxai.forward import Extractor, Request, model_reference
 from pnpxai.guard import guard
+from pnpxai.limits import OneOf
 
 SimilarityFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -78,6 +81,8 @@ class RELAX(Explainer):
         seed: names the masks, which all samples share.
         similarity: ``"cosine"``, or a function of outputs ``(m, e)`` under masks and the outputs ``(m, e)`` without
             them, to ``(m,)``.
+        estimator: ``"normalized"``, the sums above, or ``"ridge"``, both means by ridge regression on the masks (see
+            `RISE`), which takes fewer masks.
 
     Presets: 16 cells for smaller objects, as of `RISE`.
 
@@ -95,7 +100,7 @@ class RELAX(Explainer):
     PRESETS = ({"grid_size": 16},)
     BUDGET = ("n_masks",)
     NESTED = True
-    LIMITS = MASK_LIMITS
+    LIMITS = {**MASK_LIMITS, "estimator": OneOf(("normalized", "ridge"))}
 
     def __init__(
         self,
@@ -109,6 +114,7 @@ class RELAX(Explainer):
         batch_size: int | None = None,
         seed: int = 0,
         similarity: str | SimilarityFunction = "cosine",
+        estimator: str = "normalized",
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
         self.n_masks = n_masks
@@ -118,6 +124,7 @@ class RELAX(Explainer):
         self.batch_size = batch_size
         self.seed = seed
         self.similarity = similarity
+        self.estimator = estimator
 
     def chunk_size(self) -> int | None:
         """``batch_size``."""
@@ -139,33 +146,33 @@ class RELAX(Explainer):
             maps = importance, uncertainty, filter_uncertain(importance, uncertainty)
             return RelaxExplanation(*(like_inputs(as_maps(each, request.input), inputs, request) for each in maps))
 
-    def explain_further(self, request: Request, budget: int, state: MaskSums | None) -> tuple[Tensor, MaskSums]:
+    def explain_further(
+        self, request: Request, budget: int, state: MaskSums | MaskMoments | None
+    ) -> tuple[Tensor, MaskSums | MaskMoments]:
         """The importance."""
         sums, unmasked = self._sums(request, budget, powers=1, known=state)
         return as_maps(sums.mean() + unmasked, request.input), sums
 
     def _sums(
-        self, request: Request, n_masks: int, powers: int, known: MaskSums | None = None
-    ) -> tuple[MaskSums, Tensor]:
+        self, request: Request, n_masks: int, powers: int, known: MaskSums | MaskMoments | None = None
+    ) -> tuple[MaskSums | MaskMoments, Tensor]:
         """Sums of ``s_i - s(h, h)``, small where masks change little, so that no digits cancel; and ``s(h, h)``."""
         similarity = similarity_for(self.similarity)
         references = _rows(request.outputs)
         unmasked = _compare(similarity, references, references)
-        sums = mask_sums(
+        bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed)
+        sums = pass_masks(
             request,
             lambda outputs, index: _compare(similarity, _rows(outputs), references[index]) - unmasked[index],
-            n_masks=n_masks,
-            grid_size=self.grid_size,
-            p_keep=self.p_keep,
-            baseline_fn=self.baseline_fn,
-            seed=self.seed,
-            powers=powers,
-            known=known,
+            known or no_masks(request.input, bank, ridge=self.estimator == "ridge", powers=powers),
+            bank,
+            n_masks,
+            self.baseline_fn,
         )
         return sums, unmasked[:, None].to(sums.scores)
 
 
-def relax_maps(sums: MaskSums, unmasked: Tensor) -> tuple[Tensor, Tensor]:
+def relax_maps(sums: MaskSums | MaskMoments, unmasked: Tensor) -> tuple[Tensor, Tensor]:
     """Importance and uncertainty ``(n, p)``: the mean and the variance of the similarity, weighted by the masks.
 
     Args:

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from pnpxai.errors import ParameterError
 from pnpxai.explainers import _masks
-from pnpxai.explainers._masks import BLOCK, _draw_block, draw_masks, mask_grid, mask_sums, upsample
+from pnpxai.explainers._mask_sums import MaskSums, pass_masks
+from pnpxai.explainers._masks import (
+    BLOCK,
+    MaskBank,
+    _draw_block,
+    draw_masks,
+    mask_grid,
+    upsample,
+)
 from pnpxai.explainers._seeds import generator_for
 from pnpxai.forward import Request
 from pnpxai.outputs import select
@@ -125,17 +133,16 @@ def test_grids_follow_the_axes() -> None:
         mask_grid(torch.zeros(1, 3, 8, 8), (7, 7, 7))
 
 
-def _sums(model: torch.nn.Module, inputs: Tensor, chunk: int, n_masks: int) -> _masks.MaskSums:
+def _sums(model: torch.nn.Module, inputs: Tensor, chunk: int, n_masks: int) -> MaskSums:
     request = Request.build(model, inputs, 0, chunk_size=chunk)
-    return mask_sums(
+    bank = MaskBank.for_inputs(request.input, 3, 0.5, seed=0)
+    return pass_masks(
         request,
         lambda outputs, index: select(outputs, request.targets_for(index)),
-        n_masks=n_masks,
-        grid_size=3,
-        p_keep=0.5,
-        baseline_fn="zeros",
-        seed=0,
-        powers=2,
+        MaskSums.none(request.input, bank, powers=2),
+        bank,
+        n_masks,
+        "zeros",
     )
 
 
@@ -146,12 +153,12 @@ def test_memory_does_not_grow_with_the_number_of_masks(monkeypatch: pytest.Monke
 
     def counting(*args: Any, **kwargs: Any) -> Tensor:
         nonlocal most
-        masks = draw_masks(*args, **kwargs)
+        masks = upsample(*args, **kwargs)
         alive.append(weakref.ref(masks))
         most = max(most, sum(len(each) for each in (ref() for ref in alive) if each is not None))
         return masks
 
-    monkeypatch.setattr(_masks, "draw_masks", counting)
+    monkeypatch.setattr(_masks, "upsample", counting)
     inputs = batch(n, 3, 16, 16)
     found = []
     for n_masks in (20, 200):

@@ -1,0 +1,110 @@
+"""Ridge regression of scores on masks, from sums that do not grow with the number of masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pnpxai.explainers._mask_basis import MaskBasis, mask_basis
+from pnpxai.explainers._mask_sums import MaskSums, exact_device
+from pnpxai.explainers._masks import MaskBank, MaskChunk
+
+PENALTIES = torch.logspace(-5, 2, 57, dtype=torch.float64)
+"""What is tried as the penalty, for each mask and in units of the largest component's variance."""
+PRUDENCE = 1.4
+"""What a degree of freedom counts, so that few masks are not fitted too closely (Kim and Gu, 2004)."""
+
+
+@dataclass
+class MaskMoments:
+    """What remains of ``m`` masks for a regression, by their coordinates ``z``; in float64.
+
+    Attributes:
+        n_masks: how many there were.
+        basis: what the coordinates belong to.
+        masks: ``Σ z``, ``(d,)``.
+        products: ``Σ z zᵀ``, ``(d, d)``.
+        scores: ``Σ f^j`` for the powers ``j = 1, 2, …``, ``(powers, n)``.
+        squares: ``Σ f^2j``, ``(powers, n)``.
+        mixed: ``Σ f^j z``, ``(powers, n, d)``.
+    """
+
+    n_masks: int
+    basis: MaskBasis
+    masks: Tensor
+    products: Tensor
+    scores: Tensor
+    squares: Tensor
+    mixed: Tensor
+
+    @classmethod
+    def none(cls, basis: MaskBasis, n: int, powers: int = 1) -> MaskMoments:
+        """Of no mask, for ``n`` scores a mask."""
+        zeros, d = basis.spread.new_zeros, len(basis.spread)
+        return cls(0, basis, zeros(d), zeros(d, d), zeros(powers, n), zeros(powers, n), zeros(powers, n, d))
+
+    def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor) -> None:
+        coordinates = self.basis.coordinates(chunk.bits, chunk.shifts)
+        new = coordinates[fresh]
+        self.n_masks += len(new)
+        self.masks += new.sum(0)
+        self.products += new.T @ new
+        for power in range(len(self.scores)):
+            raised = scores ** (power + 1)
+            self.scores[power] += raised.sum(1)
+            self.squares[power] += (raised**2).sum(1)
+            self.mixed[power] += raised @ coordinates
+
+    def effects(self, power: int = 1) -> Tensor:
+        """``E[(f^power - E f^power) M] / p_keep`` at every position, ``(n, p)``, by `ridge`."""
+        return self.basis.expand(ridge(self, power)) / self.basis.p_keep
+
+    def mean(self, power: int = 1) -> Tensor:
+        """The mean of ``f^power`` where a position is kept, ``(n, p)``."""
+        return self.scores[power - 1, :, None] / self.n_masks + self.effects(power)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MaskMoments:
+        held = (self.masks, self.products, self.scores, self.squares, self.mixed)
+        return MaskMoments(self.n_masks, self.basis, *(each.clone() for each in held))
+
+
+def no_masks(inputs: Tensor, bank: MaskBank, *, ridge: bool, powers: int = 1) -> MaskSums | MaskMoments:
+    """What an estimator keeps, before the first mask: by position where there are too many features to regress on."""
+    basis = mask_basis(bank.size, bank.grid, bank.p_keep, exact_device(inputs)) if ridge else None
+    return MaskMoments.none(basis, len(inputs), powers) if basis else MaskSums.none(inputs, bank, powers)
+
+
+def ridge(moments: MaskMoments, power: int = 1) -> Tensor:
+    """``E[(f - E f) z]``, ``(n, d)``, by regression: ``f = a + γ·z + e`` has it as ``γ``, for the ``z`` are white.
+
+    The penalty is that of ridge regression on the masks' values, ``λ Σ (γ_k / s_k)²``: components that vary little are
+    trusted little. ``λ`` is chosen for each row by generalised cross-validation (Golub, Heath and Wahba, 1979), with
+    `PRUDENCE`.
+
+    Unlike the mean of ``(f - mean f) z``, this does not take the masks' accidental correlations for effects of the
+    model. It is biased towards zero by the penalty, less the more masks there are.
+
+    Args:
+        moments: of the masks and of powers of the scores.
+        power: which of these is ``f``.
+    """
+    m, weights = moments.n_masks, moments.basis.spread / moments.basis.spread[0]
+    mean = moments.masks / m
+    products = (moments.products - m * torch.outer(mean, mean)) * weights * weights[:, None]
+    scores, squares = moments.scores[power - 1], moments.squares[power - 1]
+    mixed = (moments.mixed[power - 1] - scores[:, None] * mean) * weights
+    total = (squares - scores**2 / m).clamp(min=0)
+    values, vectors = torch.linalg.eigh(products)
+    values = values.clamp(min=0)
+    turned = mixed @ vectors
+    penalties = (m * PENALTIES).to(values)[:, None]
+    inverse = 1 / (values + penalties)  # (penalties, d)
+    unexplained = (total[:, None] - turned**2 @ (2 * inverse - values * inverse**2).T).clamp(min=0)
+    left = m - PRUDENCE * (1 + (values * inverse).sum(1))
+    criterion = torch.where(left > 0, unexplained / left**2, torch.inf)  # (n, penalties)
+    best = penalties[criterion.argmin(1)]  # (n, 1)
+    effects: Tensor = (turned / (values + best)) @ vectors.T * weights
+    return effects

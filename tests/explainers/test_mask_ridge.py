@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from torch import Tensor
+
+from pnpxai.explainers import RELAX, RISE, Explainer
+from pnpxai.explainers._mask_basis import LARGEST_BASIS, GridBasis, mask_basis
+from pnpxai.explainers._mask_ridge import PENALTIES, PRUDENCE
+from pnpxai.explainers._masks import draw_bits, draw_masks
+from tests.explainers.test_rise import FirstOutput, mask_covariance
+from tests.nets import MLP, TimeCNN, VGGLike, batch, seeded
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("size", "grid"), [((12, 9), (3, 2)), ((24,), (5,)), ((6,), None), ((300, 40), (4, 3))])
+def test_a_mask_is_its_expectation_and_its_components(size: tuple[int, ...], grid: tuple[int, ...] | None) -> None:
+    p = 0.3
+    basis = mask_basis(size, grid, p, CPU)
+    masks = draw_masks(0, 400, size, grid, p, seed=3).double().flatten(1)
+    left_out = masks - p - basis.expand(basis.coordinates(*draw_bits(0, 400, size, grid, p, seed=3)))
+    assert left_out.square().sum() < 1.5e-3 * (masks - p).square().sum()
+    if grid is None:
+        assert left_out.abs().max() < 1e-6
+
+
+def test_components_have_the_masks_covariance() -> None:
+    size, grid, p = (8, 6), (3, 2), 0.4
+    basis = mask_basis(size, grid, p, CPU)
+    scaled = basis.expand(torch.eye(len(basis.spread), dtype=torch.float64))  # (d, p)
+    expected = mask_covariance(size, grid, p)
+    gap = expected - scaled.T @ scaled
+    assert 0 <= gap.trace() < 1e-3 * expected.trace()
+    assert torch.linalg.eigvalsh(gap).min() > -1e-6  # what is left out is a covariance, too
+    assert (basis.spread.diff() <= 0).all()
+
+
+def test_coordinates_are_white() -> None:
+    basis = mask_basis((16, 16), (4, 4), 0.5, CPU)
+    n = 40_000
+    z = basis.coordinates(*draw_bits(0, n, (16, 16), (4, 4), 0.5, seed=0))
+    assert z.mean(0).abs().max() < 5 / math.sqrt(n)
+    covariance = z.T @ z / n
+    assert (covariance - torch.eye(z.shape[1])).abs().max() < 0.1  # fourth moments up to 16: 5 · 4 / sqrt(n)
+
+
+def test_large_bases_are_cut() -> None:
+    basis = mask_basis((64, 64), (16, 16), 0.5, CPU)
+    assert isinstance(basis, GridBasis)
+    assert len(basis.spread) == LARGEST_BASIS
+    assert mask_basis((LARGEST_BASIS + 1,), None, 0.5, CPU) is None
+    x = batch(1, LARGEST_BASIS + 1)
+    model = FirstOutput(batch(LARGEST_BASIS + 1, seed=1))
+    maps = [
+        RISE(model, n_masks=64, estimator=each).attribute(x, lambda outputs: outputs[:, 0])
+        for each in ("ridge", "centered")
+    ]
+    assert torch.equal(*maps)
+
+
+def by_sklearn(masks: Tensor, scores: Tensor, covariance: Tensor, largest: float, p_keep: float) -> Tensor:
+    """Ridge on the masks' values, each penalty tried, the one with the least generalised cross-validation error."""
+    m, values, f = len(masks), masks.numpy(), scores.numpy()
+    spectrum = np.linalg.eigvalsh(np.cov(values.T, bias=True) * m).clip(0)
+    best, chosen = np.inf, None
+    for penalty in PENALTIES.tolist():
+        alpha = m * penalty * largest
+        fitted = Ridge(alpha=alpha, solver="cholesky").fit(values, f)
+        left = m - PRUDENCE * (1 + (spectrum / (spectrum + alpha)).sum())
+        error = np.square(f - fitted.predict(values)).sum() / left**2
+        if left > 0 and error < best:
+            best, chosen = error, fitted.coef_
+    return covariance @ torch.from_numpy(chosen) / p_keep
+
+
+@pytest.mark.parametrize("n_masks", [60, 300])
+def test_it_is_ridge_regression_times_the_covariance(n_masks: int) -> None:
+    size, grid, p = (16, 16), (4, 3), 0.4
+    model, inputs = seeded(VGGLike()).double(), batch(2, 3, 16, 16, dtype=torch.float64)
+    targets = torch.tensor([2, 1])
+    explainer = RISE(model, n_masks=n_masks, grid_size=grid, p_keep=p, seed=5, estimator="ridge")
+    maps = explainer.attribute(inputs, targets).flatten(1)
+    masks = draw_masks(0, n_masks, size, grid, p, seed=5).double()
+    covariance = mask_covariance(size, grid, p)
+    largest = float(torch.linalg.eigvalsh(covariance).max())
+    for found, x, target in zip(maps, inputs, targets, strict=True):
+        scores = model(x * masks[:, None]).softmax(1)[:, target].detach()
+        expected = by_sklearn(masks.flatten(1), scores, covariance, largest, p)
+        assert (found - expected).norm() < 0.02 * expected.norm()  # a thousandth of the variance is left out
+
+
+def test_means_of_relax_are_ridge_regression_too() -> None:
+    model, inputs, p = seeded(MLP()).double().requires_grad_(False), batch(2, 6, dtype=torch.float64), 0.6
+    found = RELAX(model, n_masks=80, p_keep=p, seed=1, estimator="ridge").explain(inputs)
+    masks = draw_masks(0, 80, (6,), None, p, seed=1).double()
+    covariance = p * (1 - p) * torch.eye(6, dtype=torch.float64)
+    for i, x in enumerate(inputs):
+        change = torch.cosine_similarity(model(x * masks), model(x[None])) - 1
+        mean, squared = (
+            each.mean() + by_sklearn(masks, each, covariance, p * (1 - p), p) for each in (change, change**2)
+        )
+        torch.testing.assert_close(found.importance[i], mean + 1, rtol=1e-6, atol=1e-12)
+        torch.testing.assert_close(found.uncertainty[i], (squared - mean**2).clamp(min=0), rtol=1e-5, atol=1e-12)
+
+
+def test_features_are_ridge_regression_too() -> None:
+    model, inputs, p = seeded(MLP()).double(), batch(3, 6, dtype=torch.float64), 0.6
+    maps = RISE(model, n_masks=50, p_keep=p, seed=1, estimator="ridge").attribute(inputs, 1)
+    masks = draw_masks(0, 50, (6,), None, p, seed=1).double()
+    covariance = p * (1 - p) * torch.eye(6, dtype=torch.float64)
+    for found, x in zip(maps, inputs, strict=True):
+        scores = model(x * masks).softmax(1)[:, 1].detach()
+        torch.testing.assert_close(found, by_sklearn(masks, scores, covariance, p * (1 - p), p), rtol=1e-6, atol=1e-12)
+
+
+def test_a_linear_model_has_its_closed_form_from_few_masks() -> None:
+    """No noise but the masks': what the centred estimator needs thousands of masks for."""
+    size, grid, p = (6, 5), (2, 2), 0.3
+    weight = batch(2, *size, seed=3, dtype=torch.float64)
+    x, baseline = batch(1, 2, *size, seed=4, dtype=torch.float64), 0.5
+    slope = (weight * (x[0] - baseline)).sum(0).flatten()
+    expected = mask_covariance(size, grid, p) @ slope / p
+    errors = {}
+    for estimator in ("ridge", "centered"):
+        explainer = RISE(
+            FirstOutput(weight), n_masks=100, grid_size=grid, p_keep=p, baseline_fn=baseline, estimator=estimator
+        )
+        found = explainer.attribute(x, lambda outputs: outputs[:, 0]).flatten()
+        errors[estimator] = float((found - expected).norm() / expected.norm())
+    assert errors["ridge"] < 0.02 < 0.08 < errors["centered"]
+
+
+@pytest.mark.parametrize("kind", [RISE, RELAX])
+@pytest.mark.parametrize(("make", "shape"), [(VGGLike, (3, 16, 16)), (TimeCNN, (2, 24)), (MLP, (6,))])
+def test_a_larger_budget_continues_a_smaller_one(make: type, shape: tuple[int, ...], kind: type[Explainer]) -> None:
+    model, inputs = seeded(make()), batch(2, *shape)
+    explainer = kind(model, n_masks=90, grid_size=3, estimator="ridge")
+    steps = list(explainer.refine(inputs, 1, [20, 90]))
+    for n, found in zip((20, 90), steps, strict=True):
+        torch.testing.assert_close(found, explainer.set_kwargs(n_masks=n).attribute(inputs, 1), rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_is_found_where_nothing_changes() -> None:
+    maps = RISE(FirstOutput(torch.zeros(2, 6, 6)), n_masks=30, grid_size=2, estimator="ridge")
+    found = maps.attribute(batch(1, 2, 6, 6), lambda outputs: outputs[:, 0])
+    assert found.abs().max() < 1e-15
+    one = RISE(seeded(VGGLike()), n_masks=1, estimator="ridge").attribute(batch(1, 3, 16, 16))
+    assert torch.equal(one, torch.zeros(1, 1, 16, 16))
