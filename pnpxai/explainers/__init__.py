@@ -9,7 +9,7 @@ from pnpxai.explainers.mp import MP
 from pnpxai.explainers.rank_ensemble import RankEnsemble, rank_average
 from pnpxai.explainers.rap import RAP
 from pnpxai.explainers.relax import RELAX, RelaxExplanation
-from pnpxai.explainers.rise import RISE
+from pnpxai.explainers.rise import RISE, RiseExplanation
 from pnpxai.explainers.smooth_grad import SmoothGrad, VarGrad
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "RISE",
     "RankEnsemble",
     "RelaxExplanation",
+    "RiseExplanation",
     "SmoothGrad",
     "VarGrad",
     "rank_average",

@@ -14,6 +14,8 @@ from pnpxai.explainers._masks import MaskBank, MaskChunk
 
 PENALTIES = torch.logspace(-5, 2, 57, dtype=torch.float64)
 """What is tried as the penalty, for each mask and in units of the largest component's variance."""
+DIRECTIONS = 16
+"""How many directions are looked at in all positions at once."""
 PRUDENCE = 1.4
 """What a degree of freedom counts, so that few masks are not fitted too closely (Kim and Gu, 2004)."""
 
@@ -60,7 +62,16 @@ class MaskMoments:
 
     def effects(self, power: int = 1) -> Tensor:
         """``E[(f^power - E f^power) M] / p_keep`` at every position, ``(n, p)``, by `ridge`."""
-        return self.basis.expand(ridge(self, power)) / self.basis.p_keep
+        return self.basis.expand(ridge(self, power).effects) / self.basis.p_keep
+
+    def standard_error(self, power: int = 1) -> Tensor:
+        """Of `effects`, ``(n, p)``: what the masks that were not drawn leave open; infinite for one or two masks."""
+        fit = ridge(self, power)
+        variance = torch.zeros_like(self.basis.expand(fit.effects))
+        for start in range(0, len(fit.directions), DIRECTIONS):
+            part = slice(start, start + DIRECTIONS)
+            variance += fit.variances[:, part] @ self.basis.expand(fit.directions[part]) ** 2
+        return variance.nan_to_num(nan=torch.inf).sqrt() / self.basis.p_keep
 
     def mean(self, power: int = 1) -> Tensor:
         """The mean of ``f^power`` where a position is kept, ``(n, p)``."""
@@ -77,7 +88,22 @@ def no_masks(inputs: Tensor, bank: MaskBank, *, ridge: bool, powers: int = 1) ->
     return MaskMoments.none(basis, len(inputs), powers) if basis else MaskSums.none(inputs, bank, powers)
 
 
-def ridge(moments: MaskMoments, power: int = 1) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class RidgeFit:
+    """A regression of ``n`` scores on ``d`` coordinates.
+
+    Attributes:
+        effects: the coefficients, ``(n, d)``.
+        directions: combinations of coefficients whose errors are independent, ``(d, d)``, one a row.
+        variances: of those errors, ``(n, d)``.
+    """
+
+    effects: Tensor
+    directions: Tensor
+    variances: Tensor
+
+
+def ridge(moments: MaskMoments, power: int = 1) -> RidgeFit:
     """``E[(f - E f) z]``, ``(n, d)``, by regression: ``f = a + γ·z + e`` has it as ``γ``, for the ``z`` are white.
 
     The penalty is that of ridge regression on the masks' values, ``λ Σ (γ_k / s_k)²``: components that vary little are
@@ -85,7 +111,8 @@ def ridge(moments: MaskMoments, power: int = 1) -> Tensor:
     `PRUDENCE`.
 
     Unlike the mean of ``(f - mean f) z``, this does not take the masks' accidental correlations for effects of the
-    model. It is biased towards zero by the penalty, less the more masks there are.
+    model. It is biased towards zero by the penalty, less the more masks there are. The errors are those of the Bayesian
+    reading, with the penalty as a normal prior, which hold the bias, too (Wahba, 1983; Nychka, 1988).
 
     Args:
         moments: of the masks and of powers of the scores.
@@ -103,8 +130,11 @@ def ridge(moments: MaskMoments, power: int = 1) -> Tensor:
     penalties = (m * PENALTIES).to(values)[:, None]
     inverse = 1 / (values + penalties)  # (penalties, d)
     unexplained = (total[:, None] - turned**2 @ (2 * inverse - values * inverse**2).T).clamp(min=0)
-    left = m - PRUDENCE * (1 + (values * inverse).sum(1))
+    freedom = 1 + (values * inverse).sum(1)
+    left = m - PRUDENCE * freedom
     criterion = torch.where(left > 0, unexplained / left**2, torch.inf)  # (n, penalties)
-    best = penalties[criterion.argmin(1)]  # (n, 1)
-    effects: Tensor = (turned / (values + best)) @ vectors.T * weights
-    return effects
+    chosen = criterion.argmin(1, keepdim=True)
+    shrunk = inverse[chosen[:, 0]]  # (n, d)
+    spare = (m - freedom)[chosen]
+    noise = torch.where(spare > 1, unexplained.gather(1, chosen) / spare.clamp(min=1), torch.inf)
+    return RidgeFit((turned * shrunk) @ vectors.T * weights, (vectors * weights[:, None]).T, noise * shrunk)

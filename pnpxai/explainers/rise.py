@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pnpxai.baselines import Baseline
+from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
+from pnpxai.explainers._maps import like_inputs
+from pnpxai.explainers._mask_basis import LARGEST_BASIS
 from pnpxai.explainers._mask_ridge import MaskMoments, no_masks
 from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
 from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskBank
-from pnpxai.forward import Extractor, Request
+from pnpxai.forward import Extractor, Request, Targets, model_reference
+from pnpxai.guard import guard
 from pnpxai.limits import OneOf
 from pnpxai.outputs import select
 
 ESTIMATORS = ("paper", "normalized", "centered", "ridge")
+
+
+@dataclass(frozen=True)
+class RiseExplanation:
+    """What `RISE.explain` returns; maps ``(n, 1, h, w)``, ``(n, 1, t)`` or ``(n, d)``.
+
+    Attributes:
+        relevance: the map.
+        standard_error: how far the map of all masks there are may be from it, position by position. It takes what the
+            regression leaves over to spread alike under all masks; where it does not, 1.96 of it cover less than 95 %
+            of the positions (85 to 95 % on the networks that were tried).
+    """
+
+    relevance: Tensor
+    standard_error: Tensor
+
+    @property
+    def relative_error(self) -> Tensor:
+        """The root mean square of the standard error by the deviation of the map over its positions, ``(n,)``.
+
+        With ``ε`` of it, the map's correlation with the map of all masks is about ``1/√(1 + ε²)``.
+        """
+        error, spread = self.standard_error.flatten(1).square().mean(1), self.relevance.flatten(1).var(1, correction=0)
+        return torch.where(error > 0, error / spread, 0.0).sqrt()
 
 
 class RISE(Explainer):
@@ -95,6 +126,30 @@ class RISE(Explainer):
     def chunk_size(self) -> int | None:
         """``batch_size``."""
         return self.batch_size
+
+    def explain(self, inputs: Any, targets: Targets = None) -> RiseExplanation:
+        """The map and its standard error, by the estimator ``"ridge"``.
+
+        Args:
+            inputs: as `attribute` takes them.
+            targets: likewise.
+
+        Raises:
+            PnPXAIError: bad inputs, targets or model; another estimator, or too many features to regress on.
+        """
+        model_reference(self.model)
+        with guard(self.model), torch.inference_mode(False):
+            request = self.request(inputs, targets)
+            maps, sums = self.explain_further(request, self.n_masks, None)
+            if not isinstance(sums, MaskMoments):
+                raise ParameterError(
+                    "the estimator 'ridge' where a standard error is asked for"
+                    + f", and features up to {LARGEST_BASIS}" * (self.estimator == "ridge"),
+                    f"{self.estimator!r} with inputs of shape {tuple(request.input.shape)}",
+                    "Use estimator='ridge', or attribute for the map alone.",
+                )
+            error = as_maps(sums.standard_error(), request.input)
+            return RiseExplanation(*(like_inputs(each, inputs, request) for each in (maps, error)))
 
     def explain_further(
         self, request: Request, budget: int, state: MaskSums | MaskMoments | None

@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
+from pnpxai.errors import ParameterError
 from pnpxai.explainers import RELAX, RISE, Explainer
 from pnpxai.explainers._mask_basis import LARGEST_BASIS, GridBasis, mask_basis
 from pnpxai.explainers._mask_ridge import PENALTIES, PRUDENCE
@@ -65,17 +66,22 @@ def test_large_bases_are_cut() -> None:
 
 def by_sklearn(masks: Tensor, scores: Tensor, covariance: Tensor, largest: float, p_keep: float) -> Tensor:
     """Ridge on the masks' values, each penalty tried, the one with the least generalised cross-validation error."""
+    fitted = fitted_by_sklearn(masks, scores, largest)
+    return covariance @ torch.from_numpy(fitted.coef_) / p_keep
+
+
+def fitted_by_sklearn(masks: Tensor, scores: Tensor, largest: float) -> Ridge:
     m, values, f = len(masks), masks.numpy(), scores.numpy()
     spectrum = np.linalg.eigvalsh(np.cov(values.T, bias=True) * m).clip(0)
-    best, chosen = np.inf, None
+    best, chosen = np.inf, Ridge()
     for penalty in PENALTIES.tolist():
         alpha = m * penalty * largest
         fitted = Ridge(alpha=alpha, solver="cholesky").fit(values, f)
         left = m - PRUDENCE * (1 + (spectrum / (spectrum + alpha)).sum())
         error = np.square(f - fitted.predict(values)).sum() / left**2
         if left > 0 and error < best:
-            best, chosen = error, fitted.coef_
-    return covariance @ torch.from_numpy(chosen) / p_keep
+            best, chosen = error, fitted
+    return chosen
 
 
 @pytest.mark.parametrize("n_masks", [60, 300])
@@ -151,3 +157,43 @@ def test_nothing_is_found_where_nothing_changes() -> None:
     assert found.abs().max() < 1e-15
     one = RISE(seeded(VGGLike()), n_masks=1, estimator="ridge").attribute(batch(1, 3, 16, 16))
     assert torch.equal(one, torch.zeros(1, 1, 16, 16))
+
+
+def test_the_standard_error_is_that_of_the_posterior() -> None:
+    """``σ²(XᵀX + λ)⁻¹``, inverted as it stands, with ``σ²`` from the residuals."""
+    model, inputs, p, n = seeded(MLP()).double().requires_grad_(False), batch(2, 6, dtype=torch.float64), 0.6, 50
+    found = RISE(model, n_masks=n, p_keep=p, seed=1, estimator="ridge").explain(inputs, 1)
+    masks = draw_masks(0, n, (6,), None, p, seed=1).double()
+    centred = masks - masks.mean(0)
+    for i, x in enumerate(inputs):
+        scores = model(x * masks).softmax(1)[:, 1]
+        fitted = fitted_by_sklearn(masks, scores, p * (1 - p))
+        precision = torch.linalg.inv(centred.T @ centred + fitted.alpha * torch.eye(6))
+        freedom = 1 + torch.trace(centred @ precision @ centred.T)
+        noise = np.square(scores.numpy() - fitted.predict(masks.numpy())).sum() / (n - freedom)
+        expected = (noise * precision.diagonal()).sqrt() * (1 - p)  # effects are p(1 - p)/p of the coefficients
+        torch.testing.assert_close(found.standard_error[i], expected, rtol=1e-6, atol=0.0)
+        ratio = expected.square().mean().sqrt() / found.relevance[i].std(correction=0)
+        torch.testing.assert_close(found.relative_error[i], ratio)
+
+
+@pytest.mark.parametrize(("make", "shape"), [(VGGLike, (3, 16, 16)), (TimeCNN, (2, 24)), (MLP, (6,))])
+def test_standard_errors_cover_the_map_of_all_masks(make: type, shape: tuple[int, ...]) -> None:
+    model, inputs = seeded(make()), batch(3, *shape)
+    explainer = RISE(model, n_masks=20_000, grid_size=3, seed=99, estimator="centered")
+    truth = explainer.attribute(inputs, 1)
+    covered, errors, expected = [], [], []
+    for seed in range(8):
+        found = RISE(model, n_masks=300, grid_size=3, seed=seed, estimator="ridge").explain(inputs, 1)
+        covered.append(((found.relevance - truth).abs() <= 1.96 * found.standard_error).float().mean())
+        errors.append((found.relevance - truth).flatten(1).square().mean(1).sqrt() / truth.flatten(1).std(1))
+        expected.append(found.relative_error)
+    assert 0.82 < torch.stack(covered).mean() <= 1.0  # 0.95 if residuals spread alike under all masks
+    assert 0.7 < torch.stack(errors).mean() / torch.stack(expected).mean() < 1.3
+
+
+def test_errors_of_one_mask_are_not_known() -> None:
+    found = RISE(seeded(VGGLike()), n_masks=1, estimator="ridge").explain(batch(1, 3, 16, 16))
+    assert torch.isinf(found.standard_error).all()
+    with pytest.raises(ParameterError, match="estimator 'ridge'"):
+        RISE(seeded(VGGLike()), n_masks=4).explain(batch(1, 3, 16, 16))
