@@ -72,6 +72,7 @@ class MapCache:
         self.identity = identity
         self.n_explained = 0
         self._numbers: dict[Explainer, int] = {}
+        self._folders: dict[int, Path] = {}
         self._maps: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
         self._costs: dict[tuple[int, int], Cost] = {}
         self._bytes = 0
@@ -90,7 +91,8 @@ class MapCache:
         Maps that are kept come at once, without the earlier ones. Stop iterating and the rest is never asked.
         """
         number = self._numbers.setdefault(explainer, len(self._numbers))
-        missing = [i for i in index if not self._recall(explainer, number, i)]
+        own = self._folder(explainer, number)
+        missing = [i for i in index if not self._recall(own, number, i)]
         fresh: dict[int, Tensor] = {}
         if missing:
             for maps, last in self._explained(explainer, number, missing, budgets if missing == list(index) else ()):
@@ -100,7 +102,7 @@ class MapCache:
                 fresh[i] = each.detach().cpu()
         found = torch.stack([fresh[i] if i in fresh else self._maps[number, i] for i in index])
         for i in index:
-            self._keep(explainer, (number, i), fresh.get(i))
+            self._keep(own, (number, i), fresh.get(i))
         self._shrink()
         yield found
 
@@ -131,23 +133,22 @@ class MapCache:
             yield maps, step == len(budgets)
         self.n_explained += len(index)
 
-    def _recall(self, explainer: Explainer, number: int, sample: int) -> bool:
+    def _recall(self, folder: Path | None, number: int, sample: int) -> bool:
         if (number, sample) in self._maps:
             return True
-        path = self._path(explainer, sample)
-        if path is None or not path.is_file():
+        if folder is None or not (path := folder / f"{sample}.safetensors").is_file():
             return False
         kept = load_file(path)
         self._store((number, sample), kept["map"])
         self._costs[number, sample] = Cost(*kept["cost"].tolist())
         return True
 
-    def _keep(self, explainer: Explainer, key: tuple[int, int], fresh: Tensor | None) -> None:
+    def _keep(self, folder: Path | None, key: tuple[int, int], fresh: Tensor | None) -> None:
         if fresh is not None:
             self._store(key, fresh)
-            path = self._path(explainer, key[1])
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                path = folder / f"{key[1]}.safetensors"
                 partial = path.with_suffix(f".{os.getpid()}")
                 cost = self._costs.get(key, Cost())
                 costs = torch.tensor([cost.forwards, cost.seconds], dtype=torch.float64)
@@ -165,11 +166,14 @@ class MapCache:
             _, dropped = self._maps.popitem(last=False)
             self._bytes -= dropped.numel() * dropped.element_size()
 
-    def _path(self, explainer: Explainer, sample: int) -> Path | None:
+    def _folder(self, explainer: Explainer, number: int) -> Path | None:
+        """Where an explainer's maps are kept."""
         if self.folder is None or not plain(explainer):
             return None
-        name = hashlib.sha256(json.dumps([self.identity, to_json(explainer)], sort_keys=True).encode()).hexdigest()
-        return self.folder / name[:32] / f"{sample}.safetensors"
+        if number not in self._folders:
+            name = hashlib.sha256(json.dumps([self.identity, to_json(explainer)], sort_keys=True).encode()).hexdigest()
+            self._folders[number] = self.folder / name[:32]
+        return self._folders[number]
 
 
 def budget_name(explainer: Explainer) -> str:
