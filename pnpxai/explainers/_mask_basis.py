@@ -35,6 +35,16 @@ class MaskBasis(ABC):
     def coordinates(self, bits: Tensor, shifts: Tensor) -> Tensor:
         """``z`` of masks by their grids ``(m, *s)`` and shifts ``(m, axes)``: ``(m, d)``, in float64."""
 
+    @property
+    @abstractmethod
+    def products(self) -> Tensor:
+        """Means over the positions of ``s_k v_k s_l v_l``, ``(d, d)``."""
+
+    @property
+    @abstractmethod
+    def means(self) -> Tensor:
+        """Means over the positions of ``s_k v_k``, ``(d,)``."""
+
     @abstractmethod
     def expand(self, values: Tensor) -> Tensor:
         """``Σ_k values_k s_k v_k`` at every position: ``(n, d)`` to ``(n, p)``."""
@@ -54,6 +64,14 @@ class FeatureBasis(MaskBasis):
 
     def coordinates(self, bits: Tensor, shifts: Tensor) -> Tensor:
         return (bits.to(self.spread) - self.p_keep) / self.spread
+
+    @property
+    def products(self) -> Tensor:
+        return (self.spread**2).diag() / len(self.spread)
+
+    @property
+    def means(self) -> Tensor:
+        return self.spread / len(self.spread)
 
     def expand(self, values: Tensor) -> Tensor:
         return values * self.spread
@@ -88,6 +106,20 @@ class GridBasis(MaskBasis):
         else:
             found = (first @ cells @ second[0].mT)[:, self.chosen[0], self.chosen[1]]
         return found / self.spread
+
+    @property
+    def products(self) -> Tensor:
+        found = torch.outer(self.spread, self.spread)
+        for own, vectors in zip(self.chosen, self.vectors, strict=True):
+            found = found * (vectors.T @ vectors / len(vectors))[own[:, None], own]
+        return found
+
+    @property
+    def means(self) -> Tensor:
+        found = self.spread
+        for own, vectors in zip(self.chosen, self.vectors, strict=True):
+            found = found * vectors.mean(0)[own]
+        return found
 
     def expand(self, values: Tensor) -> Tensor:
         scaled = values * self.spread

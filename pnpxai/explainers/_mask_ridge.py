@@ -73,6 +73,13 @@ class MaskMoments:
             variance += fit.variances[:, part] @ self.basis.expand(fit.directions[part]) ** 2
         return variance.nan_to_num(nan=torch.inf).sqrt() / self.basis.p_keep
 
+    def relative_error(self) -> Tensor:
+        """The root mean square of the standard error by the deviation of the effects over the positions, ``(n,)``."""
+        fit, products, means = ridge(self), self.basis.products, self.basis.means
+        error = fit.variances @ ((fit.directions @ products) * fit.directions).sum(1)
+        spread = ((fit.effects @ products) * fit.effects).sum(1) - (fit.effects @ means) ** 2
+        return torch.where(error > 0, error / spread.clamp(min=0), 0.0).sqrt()
+
     def mean(self, power: int = 1) -> Tensor:
         """The mean of ``f^power`` where a position is kept, ``(n, p)``."""
         return self.scores[power - 1, :, None] / self.n_masks + self.effects(power)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,10 @@ from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
 from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskBank
 from pnpxai.forward import Extractor, Request, Targets, model_reference
 from pnpxai.guard import guard
-from pnpxai.limits import OneOf
+from pnpxai.limits import OneOf, OrNone, Within
 from pnpxai.outputs import select
 
+Kept: TypeAlias = MaskSums | MaskMoments
 ESTIMATORS = ("paper", "normalized", "centered", "ridge")
 
 
@@ -34,10 +36,12 @@ class RiseExplanation:
         standard_error: how far the map of all masks there are may be from it, position by position. It takes what the
             regression leaves over to spread alike under all masks; where it does not, 1.96 of it cover less than 95 %
             of the positions (85 to 95 % on the networks that were tried).
+        n_masks: asked of each sample, ``(n,)``.
     """
 
     relevance: Tensor
     standard_error: Tensor
+    n_masks: Tensor
 
     @property
     def relative_error(self) -> Tensor:
@@ -80,6 +84,9 @@ class RISE(Explainer):
         batch_size: masked samples that go through the model at once; None for as many as fit.
         seed: names the masks, which all samples share; a larger ``n_masks`` adds to the same masks.
         estimator: one of the above.
+        tol: with the estimator ``"ridge"``, ask no more masks of a sample once its `RiseExplanation.relative_error` is
+            that small; looked at after 64 masks and after each quarter more, at ``n_masks`` at the latest. With .3
+            the map correlates with the map of all masks at about .96.
 
     Presets: 16 cells for smaller objects (Petsiuk et al., CVPR 2021, arXiv 2006.03204); 8 cells of which a tenth is
     kept, as in the authors' code for ImageNet.
@@ -99,7 +106,7 @@ class RISE(Explainer):
     PRESETS = ({"grid_size": 16}, {"grid_size": 8, "p_keep": 0.1})
     BUDGET = ("n_masks",)
     NESTED = True
-    LIMITS = {**MASK_LIMITS, "estimator": OneOf(ESTIMATORS)}
+    LIMITS = {**MASK_LIMITS, "estimator": OneOf(ESTIMATORS), "tol": OrNone(Within(0.0, math.inf, low_open=True))}
 
     def __init__(
         self,
@@ -113,6 +120,7 @@ class RISE(Explainer):
         batch_size: int | None = None,
         seed: int = 0,
         estimator: str = "centered",
+        tol: float | None = None,
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
         self.n_masks = n_masks
@@ -122,6 +130,7 @@ class RISE(Explainer):
         self.batch_size = batch_size
         self.seed = seed
         self.estimator = estimator
+        self.tol = tol
 
     def chunk_size(self) -> int | None:
         """``batch_size``."""
@@ -141,33 +150,59 @@ class RISE(Explainer):
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, targets)
             maps, sums = self.explain_further(request, self.n_masks, None)
-            if not isinstance(sums, MaskMoments):
-                raise ParameterError(
-                    "the estimator 'ridge' where a standard error is asked for"
-                    + f", and features up to {LARGEST_BASIS}" * (self.estimator == "ridge"),
-                    f"{self.estimator!r} with inputs of shape {tuple(request.input.shape)}",
-                    "Use estimator='ridge', or attribute for the map alone.",
-                )
-            error = as_maps(sums.standard_error(), request.input)
-            return RiseExplanation(*(like_inputs(each, inputs, request) for each in (maps, error)))
+            known = [each for each in sums if isinstance(each, MaskMoments)]
+            if len(known) < len(sums):
+                raise self._no_regression(request)
+            error = as_maps(torch.cat([each.standard_error() for each in known]), request.input)
+            return RiseExplanation(
+                like_inputs(maps, inputs, request),
+                like_inputs(error, inputs, request),
+                torch.tensor([each.n_masks for each in known]).repeat_interleave(len(maps) // len(known)),
+            )
 
-    def explain_further(
-        self, request: Request, budget: int, state: MaskSums | MaskMoments | None
-    ) -> tuple[Tensor, MaskSums | MaskMoments]:
-        """One map a sample, from sums over the same masks."""
+    def explain_further(self, request: Request, budget: int, state: list[Kept] | None) -> tuple[Tensor, list[Kept]]:
+        """One map a sample, from sums over the same masks: of all samples together, or with `tol` of each its own."""
+        apart = [request] if self.tol is None else [request.only(i) for i in range(len(request))]
         bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed)
-        sums = pass_masks(
-            request,
-            lambda outputs, index: select(outputs, request.targets_for(index), "probability"),
-            no_masks(request.input, bank, ridge=self.estimator == "ridge") if state is None else state,
-            bank,
-            budget,
-            self.baseline_fn,
+        ridge = self.estimator == "ridge"
+        known = state or [no_masks(each.input, bank, ridge=ridge) for each in apart]
+        sums = [self._continued(each, bank, kept, budget) for each, kept in zip(apart, known, strict=True)]
+        maps = torch.cat([rise_map(each, self.p_keep, self.estimator) for each in sums])
+        return as_maps(maps, request.input), sums
+
+    def _continued(self, request: Request, bank: MaskBank, sums: Kept, budget: int) -> Kept:
+        def score(outputs: Tensor, index: Tensor) -> Tensor:
+            return select(outputs, request.targets_for(index), "probability")
+
+        if self.tol is None:
+            return pass_masks(request, score, sums, bank, budget, self.baseline_fn)
+        for n in looks():
+            if not isinstance(sums, MaskMoments):
+                raise self._no_regression(request)
+            if n > sums.n_masks:
+                sums = pass_masks(request, score, sums, bank, min(n, budget), self.baseline_fn)
+            if sums.n_masks >= budget or (n == sums.n_masks and float(sums.relative_error()) <= self.tol):
+                break
+        return sums
+
+    def _no_regression(self, request: Request) -> ParameterError:
+        limit = f", and at most {LARGEST_BASIS} features" if self.estimator == "ridge" else ""
+        return ParameterError(
+            f"the estimator 'ridge' where a standard error is asked for{limit}",
+            f"{self.estimator!r} with inputs of shape {tuple(request.input.shape)}",
+            "Use estimator='ridge', or attribute without tol for the map alone.",
         )
-        return as_maps(rise_map(sums, self.p_keep, self.estimator), request.input), sums
 
 
-def rise_map(sums: MaskSums | MaskMoments, p_keep: float, estimator: str) -> Tensor:
+def looks() -> Iterator[int]:
+    """Numbers of masks after which `RISE` looks whether they are enough: 64, and a quarter more each time."""
+    n = 64
+    while True:
+        yield n
+        n = math.ceil(1.25 * n)
+
+
+def rise_map(sums: Kept, p_keep: float, estimator: str) -> Tensor:
     """The relevance ``(n, p)`` by one of the estimators of `RISE`; ``E[M] = p_keep`` at every position."""
     if isinstance(sums, MaskMoments):
         return sums.effects()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,6 +14,8 @@ from pnpxai.explainers import RELAX, RISE, Explainer
 from pnpxai.explainers._mask_basis import LARGEST_BASIS, GridBasis, mask_basis
 from pnpxai.explainers._mask_ridge import PENALTIES, PRUDENCE
 from pnpxai.explainers._masks import draw_bits, draw_masks
+from pnpxai.explainers.rise import looks
+from pnpxai.forward import count_forwards
 from tests.explainers.test_rise import FirstOutput, mask_covariance
 from tests.nets import MLP, TimeCNN, VGGLike, batch, seeded
 
@@ -197,3 +200,42 @@ def test_errors_of_one_mask_are_not_known() -> None:
     assert torch.isinf(found.standard_error).all()
     with pytest.raises(ParameterError, match="estimator 'ridge'"):
         RISE(seeded(VGGLike()), n_masks=4).explain(batch(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(("make", "shape"), [(VGGLike, (3, 16, 16)), (TimeCNN, (2, 24)), (MLP, (6,))])
+def test_the_relative_error_without_maps_is_that_of_the_maps(make: type, shape: tuple[int, ...]) -> None:
+    explainer = RISE(seeded(make()).double(), n_masks=80, grid_size=3, estimator="ridge")
+    inputs = batch(2, *shape, dtype=torch.float64)
+    request = explainer.request(inputs, 1)
+    with torch.no_grad():
+        _, (moments,) = explainer.explain_further(request, 80, None)
+    torch.testing.assert_close(moments.relative_error(), explainer.explain(inputs, 1).relative_error)
+
+
+def test_masks_are_asked_until_the_error_is_small() -> None:
+    model, inputs = seeded(VGGLike()), batch(4, 3, 16, 16)
+    explainer = RISE(model, n_masks=3000, grid_size=3, estimator="ridge", tol=0.3)
+    with count_forwards() as counter:
+        found = explainer.explain(inputs, [0, 1, 2, 3])
+    assert counter.n_samples == int(found.n_masks.sum())
+    assert len(set(found.n_masks.tolist())) > 1
+    grid = list(itertools.takewhile(lambda n: n <= 3000, looks()))
+    for i, (n, error) in enumerate(zip(found.n_masks.tolist(), found.relative_error.tolist(), strict=True)):
+        assert error <= 0.3 or n == 3000
+        fewer = explainer.set_kwargs(tol=None, n_masks=grid[grid.index(n) - 1] if n < 3000 else grid[-1])
+        assert fewer.explain(inputs[i : i + 1], i).relative_error > 0.3  # one look earlier it was not
+        alone = explainer.explain(inputs[i : i + 1], i)
+        assert int(alone.n_masks) == n
+        torch.testing.assert_close(alone.relevance[0], found.relevance[i], rtol=1e-4, atol=1e-6)
+        plain = explainer.set_kwargs(tol=None, n_masks=n).attribute(inputs[i : i + 1], i)
+        torch.testing.assert_close(plain[0], found.relevance[i], rtol=1e-4, atol=1e-6)
+
+
+def test_a_budget_is_the_most_and_is_continued() -> None:
+    model, inputs = seeded(VGGLike()), batch(2, 3, 16, 16)
+    explainer = RISE(model, n_masks=400, grid_size=3, estimator="ridge", tol=0.3)
+    steps = list(explainer.refine(inputs, 1, [30, 90, 400]))
+    for n, found in zip((30, 90, 400), steps, strict=True):
+        torch.testing.assert_close(found, explainer.set_kwargs(n_masks=n).attribute(inputs, 1), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ParameterError, match="estimator 'ridge'"):
+        explainer.set_kwargs(estimator="centered").attribute(inputs)
