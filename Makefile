@@ -49,6 +49,7 @@ test: lint $(VENV)/zennit-1.0.0 postgresql  ## everything that continuous integr
 bench: $(VENV)/.dev postgresql  ## measured tables, written to benchmarks/results
 	$(BIN)/python -m benchmarks.grid_game
 	$(BIN)/python -m benchmarks.relevance_memory
+	$(BIN)/python -m benchmarks.engine
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race cnn vit
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race_against_separate cnn vit

@@ -54,10 +54,10 @@ class Both:
     def n_masks(self, _: int) -> None:
         raise AttributeError("n_masks")
 
-    def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor) -> None:
+    def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         """Let some masks pass."""
-        self.sums.add(chunk, fresh, scores)
-        self.moments.add(chunk, fresh, scores)
+        self.sums.add(chunk, fresh, scores, present)
+        self.moments.add(chunk, fresh, scores, present)
 
     def map(self, estimator: str) -> Tensor:
         """The map by an estimator, ``(n, p)``."""

@@ -192,17 +192,6 @@ class Request:
         """The inputs of samples ``start`` to ``stop``."""
         return tuple(each[start:stop] for each in self.inputs)
 
-    def only(self, sample: int) -> Request:
-        """The request for one of the samples."""
-        index = torch.tensor([sample])
-        return Request(
-            self.model,
-            self.rows(sample, sample + 1),
-            self.extra_for(index),
-            self.targets_for(index),
-            self.chunk_size,
-        )
-
     def extra_for(self, index: Tensor) -> tuple[Any, ...]:
         """The further arguments for samples picked by ``index`` ``(m,)``, with repetitions."""
         n = len(self)

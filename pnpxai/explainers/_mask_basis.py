@@ -17,7 +17,10 @@ COVERED = 0.999
 LARGEST_BASIS = 512
 """… with at most so many of them."""
 LONGEST_AXIS = 256
-"""Positions of an axis that its components are computed at; between them they are interpolated."""
+"""Positions of an axis that its components are computed at, more where cells are small; between them they are
+interpolated."""
+MOST_PLACES = 1024
+"""Longer axes of small cells than that have no basis."""
 
 
 class MaskBasis(ABC):
@@ -34,16 +37,6 @@ class MaskBasis(ABC):
     @abstractmethod
     def coordinates(self, bits: Tensor, shifts: Tensor) -> Tensor:
         """``z`` of masks by their grids ``(m, *s)`` and shifts ``(m, axes)``: ``(m, d)``, in float64."""
-
-    @property
-    @abstractmethod
-    def products(self) -> Tensor:
-        """Means over the positions of ``s_k v_k s_l v_l``, ``(d, d)``."""
-
-    @property
-    @abstractmethod
-    def means(self) -> Tensor:
-        """Means over the positions of ``s_k v_k``, ``(d,)``."""
 
     @abstractmethod
     def expand(self, values: Tensor) -> Tensor:
@@ -64,14 +57,6 @@ class FeatureBasis(MaskBasis):
 
     def coordinates(self, bits: Tensor, shifts: Tensor) -> Tensor:
         return (bits.to(self.spread) - self.p_keep) / self.spread
-
-    @property
-    def products(self) -> Tensor:
-        return (self.spread**2).diag() / len(self.spread)
-
-    @property
-    def means(self) -> Tensor:
-        return self.spread / len(self.spread)
 
     def expand(self, values: Tensor) -> Tensor:
         return values * self.spread
@@ -107,20 +92,6 @@ class GridBasis(MaskBasis):
             found = (first @ cells @ second[0].mT)[:, self.chosen[0], self.chosen[1]]
         return found / self.spread
 
-    @property
-    def products(self) -> Tensor:
-        found = torch.outer(self.spread, self.spread)
-        for own, vectors in zip(self.chosen, self.vectors, strict=True):
-            found = found * (vectors.T @ vectors / len(vectors))[own[:, None], own]
-        return found
-
-    @property
-    def means(self) -> Tensor:
-        found = self.spread
-        for own, vectors in zip(self.chosen, self.vectors, strict=True):
-            found = found * vectors.mean(0)[own]
-        return found
-
     def expand(self, values: Tensor) -> Tensor:
         scaled = values * self.spread
         table = scaled.new_zeros(len(values), *(each.shape[1] for each in self.vectors))
@@ -134,7 +105,7 @@ class GridBasis(MaskBasis):
 def mask_basis(
     size: tuple[int, ...], grid: tuple[int, ...] | None, p_keep: float, device: torch.device
 ) -> MaskBasis | None:
-    """The components of RISE's masks of one kind; None for features that are more than `LARGEST_BASIS`.
+    """The components of RISE's masks of one kind; None for more features than `LARGEST_BASIS`, or cells too fine.
 
     Args:
         size: ``(h, w)``, ``(t,)`` or ``(d,)``.
@@ -152,6 +123,8 @@ def mask_basis(
         if math.prod(size) > LARGEST_BASIS:
             return None
         return FeatureBasis(p_keep, torch.full(size, math.sqrt(variance), dtype=torch.float64, device=device))
+    if any(-(-length // _step(length, cells)) > MOST_PLACES for length, cells in zip(size, grid, strict=True)):
+        return None
     axes = [_axis(length, cells) for length, cells in zip(size, grid, strict=True)]
     table = variance * axes[0][0]
     for values, _, _ in axes[1:]:
@@ -169,15 +142,20 @@ def mask_basis(
     )
 
 
+def _step(length: int, cells: int) -> int:
+    """Of how many positions one is computed: at least four for each cell, over which masks vary."""
+    return min(-(-length // LONGEST_AXIS), max(1, length // cells // 4))
+
+
 def _axis(length: int, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues ``(q,)``, falling, eigenvectors ``(length, q)``, and their products with ``U_a``, ``(C, q, s)``."""
-    step = -(-length // LONGEST_AXIS)
-    cell = -(-length // cells)
+    step, cell = _step(length, cells), -(-length // cells)
     whole = F.interpolate(
         torch.eye(cells, dtype=torch.float64)[:, None], (cells + 1) * cell, mode="linear", align_corners=False
     )[:, 0]
     upsampled = torch.stack([whole[:, a : a + length : step].T for a in range(cell)])  # (C, q, s)
-    values, vectors = torch.linalg.eigh((upsampled @ upsampled.mT).mean(0))
+    together = upsampled.transpose(0, 1).flatten(1)
+    values, vectors = torch.linalg.eigh(together @ together.T / cell)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     projected = vectors.T @ upsampled
     if step == 1:

@@ -14,13 +14,15 @@ from pnpxai.explainers._masks import MaskBank, MaskChunk
 
 PENALTIES = torch.logspace(-5, 2, 57, dtype=torch.float64)
 """What is tried as the penalty, for each mask and in units of the largest component's variance."""
+ENOUGH = 10
+"""Masks that have to keep a position, and not to, before an error is given for it."""
 DIRECTIONS = 16
 """How many directions are looked at in all positions at once."""
 PRUDENCE = 1.4
 """What a degree of freedom counts, so that few masks are not fitted too closely (Kim and Gu, 2004)."""
 
 
-@dataclass
+@dataclass(eq=False)
 class MaskMoments:
     """What remains of ``m`` masks for a regression, by their coordinates ``z``; in float64.
 
@@ -29,6 +31,8 @@ class MaskMoments:
         basis: what the coordinates belong to.
         masks: ``Σ z``, ``(d,)``.
         products: ``Σ z zᵀ``, ``(d, d)``.
+        origin: what is taken off the scores first, so that no digits cancel, ``(n,)``: the first score of each sample,
+            unknown before; zero where there are several powers.
         scores: ``Σ f^j`` for the powers ``j = 1, 2, …``, ``(powers, n)``.
         squares: ``Σ f^2j``, ``(powers, n)``.
         mixed: ``Σ f^j z``, ``(powers, n, d)``.
@@ -38,6 +42,7 @@ class MaskMoments:
     basis: MaskBasis
     masks: Tensor
     products: Tensor
+    origin: Tensor
     scores: Tensor
     squares: Tensor
     mixed: Tensor
@@ -46,9 +51,14 @@ class MaskMoments:
     def none(cls, basis: MaskBasis, n: int, powers: int = 1) -> MaskMoments:
         """Of no mask, for ``n`` scores a mask."""
         zeros, d = basis.spread.new_zeros, len(basis.spread)
-        return cls(0, basis, zeros(d), zeros(d, d), zeros(powers, n), zeros(powers, n), zeros(powers, n, d))
+        origin = torch.full_like(zeros(n), torch.nan if powers == 1 else 0.0)
+        sums = zeros(powers, n), zeros(powers, n), zeros(powers, n, d)
+        return cls(0, basis, zeros(d), zeros(d, d), origin, *sums)
 
-    def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor) -> None:
+    def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
+        first = scores.gather(1, present.int().argmax(1, keepdim=True))[:, 0]
+        self.origin = torch.where(self.origin.isnan() & present.any(1), first, self.origin)
+        scores = torch.where(present, scores - self.origin[:, None], 0.0)
         coordinates = self.basis.coordinates(chunk.bits, chunk.shifts)
         new = coordinates[fresh]
         self.n_masks += len(new)
@@ -65,27 +75,26 @@ class MaskMoments:
         return self.basis.expand(ridge(self, power).effects) / self.basis.p_keep
 
     def standard_error(self, power: int = 1) -> Tensor:
-        """Of `effects`, ``(n, p)``: what the masks that were not drawn leave open; infinite for one or two masks."""
+        """Of `effects`, ``(n, p)``: what the masks that were not drawn leave open.
+
+        Infinite where fewer than `ENOUGH` masks kept a position or fewer did not, and where too few masks are left over
+        to tell how much the regression leaves unexplained.
+        """
         fit = ridge(self, power)
         variance = torch.zeros_like(self.basis.expand(fit.effects))
         for start in range(0, len(fit.directions), DIRECTIONS):
             part = slice(start, start + DIRECTIONS)
             variance += fit.variances[:, part] @ self.basis.expand(fit.directions[part]) ** 2
-        return variance.nan_to_num(nan=torch.inf).sqrt() / self.basis.p_keep
-
-    def relative_error(self) -> Tensor:
-        """The root mean square of the standard error by the deviation of the effects over the positions, ``(n,)``."""
-        fit, products, means = ridge(self), self.basis.products, self.basis.means
-        error = fit.variances @ ((fit.directions @ products) * fit.directions).sum(1)
-        spread = ((fit.effects @ products) * fit.effects).sum(1) - (fit.effects @ means) ** 2
-        return torch.where(error > 0, error / spread.clamp(min=0), 0.0).sqrt()
+        kept = self.n_masks * self.basis.p_keep + self.basis.expand(self.masks[None])
+        known = (torch.minimum(kept, self.n_masks - kept) >= ENOUGH) & fit.variances.isfinite().all(1, keepdim=True)
+        return torch.where(known, variance.sqrt() / self.basis.p_keep, torch.inf)
 
     def mean(self, power: int = 1) -> Tensor:
         """The mean of ``f^power`` where a position is kept, ``(n, p)``."""
-        return self.scores[power - 1, :, None] / self.n_masks + self.effects(power)
+        return self.scores[power - 1, :, None] / self.n_masks + self.origin[:, None] + self.effects(power)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskMoments:
-        held = (self.masks, self.products, self.scores, self.squares, self.mixed)
+        held = (self.masks, self.products, self.origin, self.scores, self.squares, self.mixed)
         return MaskMoments(self.n_masks, self.basis, *(each.clone() for each in held))
 
 

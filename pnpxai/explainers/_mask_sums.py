@@ -29,17 +29,18 @@ class Sums(Protocol):
 
     n_masks: int
 
-    def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor) -> None:
+    def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         """Let some masks pass.
 
         Args:
             chunk: them.
             fresh: which of them pass for the first time, ``(m,)``.
-            scores: of each sample, ``(n, m)``, float64; zero where one passes with another chunk.
+            scores: of each sample, ``(n, m)``, float64; zero where one passes with another chunk …
+            present: … and false here, ``(n, m)``.
         """
 
 
-@dataclass
+@dataclass(eq=False)
 class MaskSums:
     """Sums at every position, ``p``, in float64.
 
@@ -62,7 +63,7 @@ class MaskSums:
         zeros = functools.partial(torch.zeros, dtype=torch.float64, device=device)
         return cls(0, zeros(p), zeros(powers, n), zeros(powers, n, p))
 
-    def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor) -> None:
+    def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         masks = chunk.masks.flatten(1).to(scores)
         self.n_masks += int(fresh.sum())
         self.masks += masks[fresh].sum(0)
@@ -131,7 +132,9 @@ def pass_masks(
         table[row, column] = scores.to(table)
         fresh = torch.zeros(len(held.masks), dtype=torch.bool, device=exact)
         fresh[column[row == 0]] = True
-        sums.add(held, fresh, table)
+        present = torch.zeros_like(table, dtype=torch.bool)
+        present[row, column] = True
+        sums.add(held, fresh, table, present)
 
     request.stream((n_masks - first) * n, build, consume)
     return sums

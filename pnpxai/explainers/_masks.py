@@ -83,8 +83,8 @@ def draw_masks(
         >>> draw_masks(0, 2, (5,), None, 0.5, seed=0).shape
         torch.Size([2, 5])
     """
-    bits, shifts = draw_bits(start, stop, size, grid, p_keep, seed)
-    return bits.to(device) if grid is None else upsample(bits.to(device), shifts, size)
+    bank = MaskBank(tuple(size), None if grid is None else tuple(grid), p_keep, seed)
+    return bank.draw(start, stop, device).masks
 
 
 def draw_bits(

@@ -82,7 +82,7 @@ class RELAX(Explainer):
         similarity: ``"cosine"``, or a function of outputs ``(m, e)`` under masks and the outputs ``(m, e)`` without
             them, to ``(m,)``.
         estimator: ``"normalized"``, the sums above, or ``"ridge"``, both means by ridge regression on the masks (see
-            `RISE`), which takes fewer masks.
+            `RISE`), which takes fewer masks; of more than 512 features without a grid it is the normalized one.
 
     Presets: 16 cells for smaller objects, as of `RISE`.
 

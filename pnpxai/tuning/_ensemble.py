@@ -14,7 +14,7 @@ from pnpxai.forward import count_forwards
 from pnpxai.postprocess import PostProcessor
 from pnpxai.tuning._judge import gain_of
 from pnpxai.tuning._objective import Objective
-from pnpxai.tuning._race import Race
+from pnpxai.tuning._race import FIRST_LOOK, Race
 from pnpxai.tuning._result import Configuration, Entry
 from pnpxai.tuning._standings import Standing, order
 
@@ -25,7 +25,7 @@ LARGEST_ENSEMBLE = 5
 SURE = 10
 """Samples that a new member is judged by at first: its gain is small beside the samples' differences."""
 ENSEMBLE_SHARE = 0.06
-"""What trying members may cost, as a share of a search without a race; one too dear for that is not tried."""
+"""What explaining for members may cost, as a share of a search without a race; one too dear is not tried."""
 ENSEMBLE = "RankEnsemble"
 
 
@@ -72,13 +72,18 @@ class Ensemble:
         return replace(self.objective.race, incumbent=list(self.tuning_scores))
 
     def promise(self, other: Configuration) -> float:
-        """How much better one member more makes it on the first samples, by the maps that it has already."""
+        """How much better one member more makes it on the samples of a first look."""
         larger = replace(self, members=(*self.members, other))
         try:
-            lead = self.race.lead(larger.scores(self.objective.index[: min(SURE, len(other.tuning_scores))]))
+            lead = self.race.lead(larger.scores(self.objective.index[:FIRST_LOOK]))
         except PnPXAIError:
             return -math.inf
         return float(lead.mean())
+
+    def price(self, other: Configuration, n: int) -> float:
+        """What explaining the first ``n`` samples by one member more costs, less what is explained already."""
+        missing = self.objective.cache.missing(other.explainer, self.objective.index[:n])
+        return len(missing) * other.forwards_per_sample
 
     def joined_by(self, other: Configuration) -> Ensemble:
         """The ensemble with one member more, raced against itself on the tuning samples; itself if that is no gain.
@@ -92,7 +97,8 @@ class Ensemble:
             if len(scores) >= SURE and race.over(scores):
                 return self
         lead = race.lead(scores)
-        gains = float(lead.mean()) > float(lead.std(ddof=1)) / math.sqrt(len(lead))
+        spread = float(lead.std(ddof=1)) if len(lead) > 1 else math.inf
+        gains = float(lead.mean()) > spread / math.sqrt(len(lead))
         return replace(larger, tuning_scores=tuple(scores)) if gains else self
 
     def judged(self, best: Configuration, holdout_index: Sequence[int], seed: int) -> Entry | None:
@@ -118,9 +124,9 @@ def together(found: Sequence[Standing], objective: Objective, unraced_forwards: 
     """The best explainer joined by the next ones, one after the other, as long as that is better on the tuning samples.
 
     Forward selection (Caruana et al., 2004) over the best `CANDIDATES` configurations, tuned and default, one of an
-    explainer at most: each step ranks them by their promise on the first samples, of which they have maps already,
-    and takes the first that is a gain. The rest of the maps of those that were stopped is explained as far as
-    `ENSEMBLE_SHARE` allows. None where nothing is better than the best alone.
+    explainer at most: each step ranks them by their promise on the samples of a first look and takes the first that is
+    a gain. What is missing of their maps is explained as far as `ENSEMBLE_SHARE` allows. None where nothing is better
+    than the best alone.
     """
     if not found or not found[0].tuned.scored(objective.race.n):
         return None
@@ -141,6 +147,10 @@ class _Purse:
 
     left: float
 
+    def affords(self, price: float) -> bool:
+        """Whether it holds that much; what costs no explanation is always afforded."""
+        return price <= max(self.left, 0.0)
+
     @contextlib.contextmanager
     def paying(self) -> Iterator[None]:
         """Take from it what is asked of the model inside."""
@@ -153,11 +163,14 @@ def _enlarged(
     made: Ensemble, waiting: Sequence[tuple[str, Configuration]], purse: _Purse
 ) -> tuple[str | None, Ensemble]:
     """The ensemble and the name of what joined it, if anything did."""
-    with purse.paying():
-        promising = sorted(waiting, key=lambda each: made.promise(each[1]), reverse=True)
-    for name, each in promising:
-        missing = made.objective.race.n - len(each.tuning_scores)
-        if missing * each.forwards_per_sample > max(purse.left, 0.0):  # maps that are there cost no explanation
+    promising = []
+    for name, each in waiting:
+        if purse.affords(made.price(each, FIRST_LOOK)):
+            with purse.paying():
+                promising.append((made.promise(each), name, each))
+    promising.sort(key=lambda each: each[0], reverse=True)
+    for promise, name, each in promising:
+        if promise == -math.inf or not purse.affords(made.price(each, made.objective.race.n)):
             continue
         with purse.paying(), contextlib.suppress(PnPXAIError):
             larger = made.joined_by(each)

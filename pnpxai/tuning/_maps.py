@@ -92,7 +92,7 @@ class MapCache:
         """
         number = self._numbers.setdefault(explainer, len(self._numbers))
         own = self._folder(explainer, number)
-        missing = [i for i in index if not self._recall(own, number, i)]
+        missing = self.missing(explainer, index)
         fresh: dict[int, Tensor] = {}
         if missing:
             for maps, last in self._explained(explainer, number, missing, budgets if missing == list(index) else ()):
@@ -105,6 +105,12 @@ class MapCache:
             self._keep(own, (number, i), fresh.get(i))
         self._shrink()
         yield found
+
+    def missing(self, explainer: Explainer, index: Sequence[int]) -> list[int]:
+        """The samples among these that would have to be explained."""
+        number = self._numbers.setdefault(explainer, len(self._numbers))
+        own = self._folder(explainer, number)
+        return [i for i in index if not self._recall(own, number, i)]
 
     def cost(self, explainer: Explainer) -> Cost:
         """What explaining one sample took on average, when it was last done; zero if it never was."""

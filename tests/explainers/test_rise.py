@@ -14,7 +14,7 @@ from pnpxai.forward import count_forwards
 from tests.explainers.test_masks import linear_value
 from tests.nets import MLP, TimeCNN, VGGLike, batch, seeded
 
-ESTIMATORS = ["paper", "normalized", "centered"]
+BY_SUMS = ["paper", "normalized", "centered"]
 KINDS = {
     "image": (lambda: VGGLike(), (3, 16, 16), (4, 3)),
     "series": (lambda: TimeCNN(), (2, 24), (5,)),
@@ -52,7 +52,7 @@ def slow_map(
     return total / weight if estimator == "normalized" else total / (len(masks) * p_keep)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", BY_SUMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_the_slow_loop(kind: str, estimator: str) -> None:
     make, shape, grid = KINDS[kind]
@@ -97,7 +97,7 @@ def mask_covariance(size: tuple[int, int], grid: tuple[int, int], p_keep: float)
     return p_keep * (1 - p_keep) * total / len(shifts)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", BY_SUMS)
 def test_a_linear_model_has_its_closed_form(estimator: str) -> None:
     size, grid, p, n = (6, 5), (2, 2), 0.3, 4096
     weight = batch(2, *size, seed=3, dtype=torch.float64)
@@ -147,7 +147,7 @@ def test_the_score_is_the_probability() -> None:
     torch.testing.assert_close(predicted, explainer.attribute(inputs, model(inputs).argmax(1)))
 
 
-@pytest.mark.parametrize("estimator", [*ESTIMATORS, "ridge"])
+@pytest.mark.parametrize("estimator", [*BY_SUMS, "ridge"])
 def test_chunks_and_neighbours_do_not_matter(estimator: str) -> None:
     model, inputs = seeded(VGGLike()).double(), batch(5, 3, 16, 16, dtype=torch.float64)
     explainer = RISE(model, n_masks=50, grid_size=3, estimator=estimator)

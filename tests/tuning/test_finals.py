@@ -17,7 +17,7 @@ from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request
 from pnpxai.metrics import AbPC, Complexity, MuFidelity, RelevanceMass, Sensitivity
 from pnpxai.postprocess import PostProcessor
-from pnpxai.tuning._ensemble import Ensemble
+from pnpxai.tuning._ensemble import ENSEMBLE_SHARE, Ensemble
 from pnpxai.tuning._maps import MapCache, Samples
 from pnpxai.tuning._race import Race
 from pnpxai.tuning._run import Arm, Run
@@ -261,6 +261,19 @@ class Growing(SmoothGrad):
     def explain_further(self, request: Request, budget: int, state: Any) -> tuple[Any, Any]:
         exact = request.input * self.model.weight[request.targets]
         return (exact * (torch.arange(9) < budget // 100),), state
+
+
+def test_members_are_not_explained_beyond_the_purse() -> None:
+    """A candidate that was left on a part of its budget has no maps yet: its price counts before it is looked at."""
+    model, inputs = linear(), batch(32, 9)
+    explainers = [GradientXInput(model), Slow(model, n_samples=8000)]
+    result = tuned(model, inputs, explainers=explainers, n_trials=2, holdout=0, aims=())
+    trials = {each.params["explainer"]: each.user_attrs for each in result.study.trials if each.values}
+    assert trials["Slow"]["n_forwards"] < 6 * 8000
+    searched = sum(each["n_forwards"] for each in trials.values())
+    unraced = 32 * 8000 + trials["GradientXInput"]["n_forwards"]
+    assert ENSEMBLE_SHARE * unraced < 6 * 8000  # not enough for a first look
+    assert result.search_forwards - searched < 100
 
 
 def test_what_is_left_early_is_estimated_as_if_its_gains_had_gone_on() -> None:
