@@ -50,10 +50,6 @@ class Both:
         """How many passed."""
         return self.sums.n_masks
 
-    @n_masks.setter
-    def n_masks(self, _: int) -> None:
-        raise AttributeError("n_masks")
-
     def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         """Let some masks pass."""
         self.sums.add(chunk, fresh, scores, present)

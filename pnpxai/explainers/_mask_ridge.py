@@ -74,18 +74,18 @@ class MaskMoments:
         """``E[(f^power - E f^power) M] / p_keep`` at every position, ``(n, p)``, by `ridge`."""
         return self.basis.expand(ridge(self, power).effects) / self.basis.p_keep
 
-    def standard_error(self, power: int = 1) -> Tensor:
+    def standard_error(self) -> Tensor:
         """Of `effects`, ``(n, p)``: what the masks that were not drawn leave open.
 
         Infinite where fewer than `ENOUGH` masks kept a position or fewer did not, and where too few masks are left over
         to tell how much the regression leaves unexplained.
         """
-        fit = ridge(self, power)
-        variance = torch.zeros_like(self.basis.expand(fit.effects))
+        fit = ridge(self)
+        kept = self.n_masks * self.basis.p_keep + self.basis.expand(self.masks[None])
+        variance = kept.new_zeros(len(fit.effects), kept.shape[1])
         for start in range(0, len(fit.directions), DIRECTIONS):
             part = slice(start, start + DIRECTIONS)
             variance += fit.variances[:, part] @ self.basis.expand(fit.directions[part]) ** 2
-        kept = self.n_masks * self.basis.p_keep + self.basis.expand(self.masks[None])
         known = (torch.minimum(kept, self.n_masks - kept) >= ENOUGH) & fit.variances.isfinite().all(1, keepdim=True)
         return torch.where(known, variance.sqrt() / self.basis.p_keep, torch.inf)
 

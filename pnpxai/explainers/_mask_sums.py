@@ -21,13 +21,11 @@ S = TypeVar("S", bound="Sums")
 
 
 class Sums(Protocol):
-    """What is kept of masks and scores that have passed.
+    """What is kept of masks and scores that have passed."""
 
-    Attributes:
-        n_masks: how many masks there were.
-    """
-
-    n_masks: int
+    @property
+    def n_masks(self) -> int:
+        """How many masks there were."""
 
     def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         """Let some masks pass.

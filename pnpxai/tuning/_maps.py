@@ -90,9 +90,8 @@ class MapCache:
 
         Maps that are kept come at once, without the earlier ones. Stop iterating and the rest is never asked.
         """
-        number = self._numbers.setdefault(explainer, len(self._numbers))
-        own = self._folder(explainer, number)
-        missing = self.missing(explainer, index)
+        number, own = self._place(explainer)
+        missing = [i for i in index if not self._recall(own, number, i)]
         fresh: dict[int, Tensor] = {}
         if missing:
             for maps, last in self._explained(explainer, number, missing, budgets if missing == list(index) else ()):
@@ -108,8 +107,7 @@ class MapCache:
 
     def missing(self, explainer: Explainer, index: Sequence[int]) -> list[int]:
         """The samples among these that would have to be explained."""
-        number = self._numbers.setdefault(explainer, len(self._numbers))
-        own = self._folder(explainer, number)
+        number, own = self._place(explainer)
         return [i for i in index if not self._recall(own, number, i)]
 
     def cost(self, explainer: Explainer) -> Cost:
@@ -172,14 +170,15 @@ class MapCache:
             _, dropped = self._maps.popitem(last=False)
             self._bytes -= dropped.numel() * dropped.element_size()
 
-    def _folder(self, explainer: Explainer, number: int) -> Path | None:
-        """Where an explainer's maps are kept."""
+    def _place(self, explainer: Explainer) -> tuple[int, Path | None]:
+        """An explainer's number, and where its maps are kept."""
+        number = self._numbers.setdefault(explainer, len(self._numbers))
         if self.folder is None or not plain(explainer):
-            return None
+            return number, None
         if number not in self._folders:
             name = hashlib.sha256(json.dumps([self.identity, to_json(explainer)], sort_keys=True).encode()).hexdigest()
             self._folders[number] = self.folder / name[:32]
-        return self._folders[number]
+        return number, self._folders[number]
 
 
 def budget_name(explainer: Explainer) -> str:
