@@ -21,8 +21,9 @@ import torch
 from benchmarks.race import recommended
 from benchmarks.race_subjects import FOLDER, N_HOLDOUT, N_TUNING, SUBJECTS, Subject, subject
 from benchmarks.written import circumstances, table, write
+from pnpxai.batches import take_samples
 from pnpxai.explainers import Explainer
-from pnpxai.forward import count_forwards, take_samples
+from pnpxai.forward import count_forwards
 from pnpxai.metrics import AbPC
 from pnpxai.modality import modality_for
 from pnpxai.postprocess import PostProcessor

@@ -19,9 +19,10 @@ from optuna.distributions import CategoricalDistribution
 from torch import Tensor, nn
 
 from benchmarks.written import circumstances, table, write
+from pnpxai.batches import Extractor
 from pnpxai.explainers import EXPLAINERS, Explainer
 from pnpxai.explainers._base import ANY_MODULE
-from pnpxai.forward import Extractor, Request
+from pnpxai.forward import Request
 from pnpxai.metrics import METRICS, Metric
 from pnpxai.metrics._base import Answers
 from pnpxai.tuning import TuneResult, tune

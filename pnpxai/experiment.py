@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pnpxai.batches import Extractor
 from pnpxai.errors import InputError, ParameterError, TargetError, unknown_name
 from pnpxai.explainers import Explainer
-from pnpxai.forward import Extractor, Request, model_reference
+from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.metrics import (
     AbPC,

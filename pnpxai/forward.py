@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pnpxai.errors import InputError, ModelError, PnPXAIError, TargetError
+from pnpxai.batches import Extractor, Targets, batch_shape, check_inputs, check_targets, extracted, usable
+from pnpxai.chunks import default_chunk_size, out_of_memory
+from pnpxai.errors import InputError, ModelError, PnPXAIError
 from pnpxai.outputs import Score, TargetFunction, output_tensor, predicted, select
-
-Targets: TypeAlias = Tensor | Sequence[int] | int | TargetFunction | None
-
-ACTIVATION_BYTES = 320 * 2**20
-"""What one chunk's activations may take by the rule of `default_chunk_size`."""
-ACTIVATIONS_PER_INPUT = 64
-"""How many times an input's size its activations are taken to be."""
-LARGEST_CHUNK = 256
+from pnpxai.precision import lowered
 
 
 @dataclass
@@ -58,25 +52,6 @@ def count_forwards() -> Iterator[ForwardCounter]:
         yield counter
     finally:
         _counters.reset(token)
-
-
-def default_chunk_size(inputs: Sequence[Tensor]) -> int:
-    """How many samples go through the model at once: as many as fit `ACTIVATION_BYTES` by rule of thumb."""
-    size = sum(each[0].numel() * each.element_size() for each in inputs)
-    return max(1, min(LARGEST_CHUNK, round(ACTIVATION_BYTES / (ACTIVATIONS_PER_INPUT * max(size, 1)))))
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any device."""
-    if isinstance(error, PnPXAIError):
-        return False
-    text = str(error).lower()
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
-
-
-Extractor: TypeAlias = Callable[[Any], Any]
 
 
 @dataclass
@@ -125,10 +100,10 @@ class Request:
             ModelError: the model fails on the inputs or returns no usable tensor.
         """
         reference = model_reference(model)
-        explained = _extracted("forward_arg_extractor", forward_arg_extractor, inputs, inputs)
+        explained = extracted("forward_arg_extractor", forward_arg_extractor, inputs, inputs)
         explained = (explained,) if isinstance(explained, Tensor) else explained
         check_inputs(explained, allow_integers)
-        extra = _extracted("additional_forward_arg_extractor", additional_forward_arg_extractor, inputs, ())
+        extra = extracted("additional_forward_arg_extractor", additional_forward_arg_extractor, inputs, ())
         extra = extra if isinstance(extra, tuple) else (extra,)
         with torch.inference_mode(False):
             converted = tuple(
@@ -144,7 +119,7 @@ class Request:
             return cls(
                 model,
                 converted,
-                tuple(_usable(each).to(reference.device) if isinstance(each, Tensor) else each for each in extra),
+                tuple(usable(each).to(reference.device) if isinstance(each, Tensor) else each for each in extra),
                 check_targets(targets, len(explained[0]), reference.device),
                 chunk_size,
             )
@@ -234,7 +209,7 @@ class Request:
                     "enough memory for one input", f"{error}", "Use smaller inputs or another device."
                 ) from error
             raise ModelError(
-                f"a model that runs on batches of inputs of shape {', '.join(map(_batch_shape, inputs))}",
+                f"a model that runs on batches of inputs of shape {', '.join(map(batch_shape, inputs))}",
                 f"{type(error).__name__} from {type(self.model).__name__}: {error}",
                 "Call the model on the same inputs yourself to see where it fails; the first dimension is the batch.",
             ) from error
@@ -258,6 +233,8 @@ class Request:
         n_items: int,
         build: Callable[[int, int], tuple[Sequence[Tensor], Tensor]],
         consume: Callable[[int, int, Tensor], object],
+        *,
+        lower: bool = False,
     ) -> None:
         """Ask the model about any number of items, a chunk at a time, without gradients.
 
@@ -267,6 +244,7 @@ class Request:
             n_items: how many rows there are in all.
             build: from ``start, stop`` to the rows' inputs, and the samples ``(m,)`` they come from.
             consume: takes ``start, stop`` and the outputs of those rows.
+            lower: ask in bfloat16 where the model computes in float32; the outputs come in its dtype all the same.
 
         Raises:
             ModelError: a single item does not fit in memory.
@@ -277,7 +255,9 @@ class Request:
             while start < n_items:
                 stop = min(start + size, n_items)
                 try:
-                    outputs = self.call(*build(start, stop))
+                    rows, index = build(start, stop)
+                    with lowered(rows[0].device, lower):
+                        outputs = self.call(rows, index)
                 except Exception as error:
                     if not out_of_memory(error):
                         raise
@@ -288,7 +268,7 @@ class Request:
                     size = max(1, size // 2)
                     self.chunk_size = size
                     continue
-                consume(start, stop, outputs)
+                consume(start, stop, outputs.to(rows[0].dtype) if lower else outputs)
                 start = stop
 
 
@@ -308,108 +288,3 @@ def model_reference(model: object) -> Tensor:
         f"{type(model).__name__} with none",
         "Pass the trained network; a module without parameters has nothing to explain.",
     )
-
-
-def check_inputs(inputs: object, allow_integers: bool = False) -> None:
-    """Refuse what is no batch of finite floating-point tensors of one length.
-
-    Raises:
-        InputError: says which of these it is.
-    """
-    if not isinstance(inputs, tuple | list) or not inputs or not all(isinstance(each, Tensor) for each in inputs):
-        raise InputError(
-            "a tensor (n, …) or a tuple of tensors",
-            type(inputs).__name__,
-            "Convert the inputs to tensors, or pick the tensors with forward_arg_extractor.",
-        )
-    for each in inputs:
-        if not (each.is_floating_point() or allow_integers):
-            raise InputError(
-                "floating-point inputs",
-                f"{each.dtype}",
-                "Convert with inputs.float(); explain token ids by their embeddings.",
-            )
-        if each.ndim < 2:
-            raise InputError(
-                "a batch of inputs (n, …) with at least 2 dimensions",
-                f"{each.ndim} dimensions, shape {tuple(each.shape)}",
-                "Add the batch dimension with inputs[None].",
-            )
-        if each.numel() == 0:
-            raise InputError("at least one input", f"an empty batch, shape {tuple(each.shape)}", "Pass n ≥ 1 inputs.")
-        if len(each) != len(inputs[0]):
-            raise InputError(
-                "tensors of one batch length", f"{len(inputs[0])} and {len(each)}", "Pass the same samples in each."
-            )
-        if not torch.isfinite(each).all():
-            raise InputError("finite inputs", "NaN or infinity", "Clean the inputs first; every map would be NaN.")
-
-
-def check_targets(targets: Targets, n: int, device: torch.device) -> Tensor | TargetFunction | None:
-    """Class indices ``(n,)`` on ``device``, the function given, or None.
-
-    Raises:
-        TargetError: wrong type or length, or a negative class (one too high is found when the outputs are known).
-    """
-    if targets is None or (callable(targets) and not isinstance(targets, Tensor)):
-        return targets
-    if isinstance(targets, numbers.Integral) and not isinstance(targets, bool):
-        targets = torch.full((n,), int(targets))
-    if isinstance(targets, Sequence) and targets and all(isinstance(each, numbers.Integral) for each in targets):
-        targets = torch.as_tensor(targets)
-    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.dtype == torch.bool:
-        raise TargetError(
-            "targets as an int, whole numbers (n,), None (the predicted class) or a function of the outputs",
-            f"{targets.dtype}" if isinstance(targets, Tensor) else type(targets).__name__,
-            "Pass class indices, not scores or one-hot rows.",
-        )
-    if tuple(targets.shape) != (n,):
-        raise TargetError(f"one target for each of {n} inputs", f"shape {tuple(targets.shape)}", "Pass shape (n,).")
-    if int(targets.min()) < 0:
-        raise TargetError("class indices from 0", f"{int(targets.min())}", "Count classes from 0.")
-    return _usable(targets.detach()).to(device, torch.long)
-
-
-def _extracted(name: str, extractor: Extractor | None, inputs: Any, default: Any) -> Any:
-    if extractor is None:
-        return default
-    try:
-        return extractor(inputs)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"a {name} of inputs of type {type(inputs).__name__}",
-            f"{type(error).__name__}: {error}",
-            "Call it on the same inputs yourself to see where it fails.",
-        ) from error
-
-
-def _usable(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy that autograd may save where it was made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor
-
-
-def take_samples(batch: Any, index: Sequence[int]) -> Any:
-    """Some samples of a batch: every tensor in a tuple, list or mapping is indexed, anything else passes through."""
-    if isinstance(batch, Tensor):
-        return batch[torch.as_tensor(list(index), dtype=torch.long, device=batch.device)]
-    if isinstance(batch, Mapping):
-        return {name: take_samples(each, index) for name, each in batch.items()}
-    if isinstance(batch, tuple | list):
-        return type(batch)(take_samples(each, index) for each in batch)
-    return batch
-
-
-def n_samples(batch: Any) -> int:
-    """The length of the first tensor in a batch.
-
-    Raises:
-        InputError: there is no tensor in it.
-    """
-    for each in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]:
-        if isinstance(each, Tensor) and each.ndim:
-            return len(each)
-    raise InputError("a tensor (n, …), or a tuple, list or dict of tensors", type(batch).__name__, "Pass tensors.")
-
-
-def _batch_shape(inputs: Tensor) -> str:
-    return "(" + ", ".join(["n", *map(str, inputs.shape[1:])]) + ")"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from pnpxai.forward import Extractor
+from pnpxai.batches import Extractor
 from pnpxai.watch import MATMULS, Operation, watch
 
 

@@ -12,10 +12,11 @@ import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor, Targets, take_samples
 from pnpxai.errors import ExplanationError, ParameterError, PnPXAIError, UnsupportedModelError, unknown_name
 from pnpxai.explainers import EXPLAINERS, Explainer
 from pnpxai.explainers._base import ANY_MODULE
-from pnpxai.forward import Extractor, Request, Targets, count_forwards, model_reference, take_samples
+from pnpxai.forward import Request, count_forwards, model_reference
 from pnpxai.guard import guard
 from pnpxai.modality import Modality, modality_for
 from pnpxai.modules import Architecture, detect_model_architecture

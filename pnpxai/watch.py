@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pnpxai.forward import Extractor, Request
+from pnpxai.batches import Extractor
+from pnpxai.forward import Request
 from pnpxai.guard import guard
 
 MATMULS = frozenset({"matmul", "bmm", "baddbmm", "einsum", "__matmul__", "__rmatmul__", "mm"})

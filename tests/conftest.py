@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from pnpxai import forward
+from pnpxai import chunks
 from pnpxai.explainers import EXPLAINERS
 from pnpxai.metrics import METRICS
 
@@ -30,12 +30,12 @@ def _registries_and_defaults() -> Iterator[None]:
 @pytest.fixture
 def set_chunk_size(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make every request stream so many samples at once, unless it is told otherwise."""
-    original = forward.default_chunk_size
+    original = chunks.default_chunk_size
 
     def set_to(size: int) -> None:
         for name, module in list(sys.modules.items()):
             if name.startswith("pnpxai") and getattr(module, "default_chunk_size", None) is not None:
                 monkeypatch.setattr(module, "default_chunk_size", lambda inputs: size)
-        assert forward.default_chunk_size is not original
+        assert chunks.default_chunk_size is not original
 
     return set_to

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pnpxai import forward
+from pnpxai.chunks import out_of_memory
 from pnpxai.errors import InputError, ModelError, TargetError, UnsupportedModelError
-from pnpxai.forward import Request, count_forwards, default_chunk_size, out_of_memory
+from pnpxai.forward import Request, count_forwards
 from tests.harm import untouched
 from tests.nets import MLP, RaisesAt, VGGLike, Wrapped, as_dict, as_tuple, batch, seeded
 
@@ -223,28 +223,6 @@ def test_one_item_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(ModelError, match="memory for one input") as caught:
         _ = Request.build(limited, batch(4, 6)).outputs
     assert isinstance(caught.value.__cause__, MemoryError)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (RuntimeError("CUDA error: out of memory"), True),
-        (MemoryError(), True),
-        (RuntimeError("shapes cannot be multiplied"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_out_of_memory(error: Exception, expected: bool) -> None:
-    assert out_of_memory(error) is expected
-
-
-def test_chunks_are_bounded_by_memory() -> None:
-    assert default_chunk_size([torch.zeros(2, 3)]) == forward.LARGEST_CHUNK
-    photo = torch.zeros(1, 3, 224, 224)
-    size = default_chunk_size([photo])
-    bytes_taken = photo.numel() * 4 * forward.ACTIVATIONS_PER_INPUT
-    assert abs(size * bytes_taken - forward.ACTIVATION_BYTES) <= bytes_taken
-    assert default_chunk_size([torch.zeros(1, 3, 1, 1).expand(1, 3, 8192, 8192)]) == 1
 
 
 def test_counters_nest_and_close() -> None:

@@ -21,6 +21,7 @@ ORDER: list[set[str]] = [
     {"limits"},
     {"tunable"},
     {"guard", "outputs"},
+    {"batches", "chunks", "precision"},
     {"forward"},
     {"watch"},
     {"modules"},

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor, Targets
 from pnpxai.errors import DeclarationError, InputError, ParameterError
 from pnpxai.explainers._maps import like_inputs
-from pnpxai.forward import Extractor, Request, Targets, model_reference
+from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.limits import WholeWithin
 from pnpxai.modules import MODULE_KINDS

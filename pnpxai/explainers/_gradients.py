@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from pnpxai.chunks import default_chunk_size, out_of_memory
 from pnpxai.errors import ModelError, PnPXAIError, UnsupportedModelError
-from pnpxai.forward import Request, default_chunk_size, out_of_memory
+from pnpxai.forward import Request
 
 
 def in_chunks(request: Request, n_items: int, run: Callable[[int, int], object]) -> None:

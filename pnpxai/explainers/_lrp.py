@@ -12,13 +12,14 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor, Targets, check_targets
 from pnpxai.errors import ModelError, ParameterError
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._gradients import in_chunks
 from pnpxai.explainers._layers import layer_name
 from pnpxai.explainers._maps import like_inputs
 from pnpxai.explainers._relevance import Books, relevance_of_chunk
-from pnpxai.forward import Extractor, Request, Targets, check_targets, model_reference
+from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.limits import Limit, OneOf, OrNone, WholeWithin, Within
 from pnpxai.outputs import TargetFunction, predicted

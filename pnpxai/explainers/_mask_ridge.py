@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class MaskMoments:
         scores: ``Σ f^j`` for the powers ``j = 1, 2, …``, ``(powers, n)``.
         squares: ``Σ f^2j``, ``(powers, n)``.
         mixed: ``Σ f^j z``, ``(powers, n, d)``.
+        lower: see `Sums`.
     """
 
     n_masks: int
@@ -46,6 +47,7 @@ class MaskMoments:
     scores: Tensor
     squares: Tensor
     mixed: Tensor
+    lower: Tensor | None = None
 
     @classmethod
     def none(cls, basis: MaskBasis, n: int, powers: int = 1) -> MaskMoments:
@@ -94,8 +96,8 @@ class MaskMoments:
         return self.scores[power - 1, :, None] / self.n_masks + self.origin[:, None] + self.effects(power)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskMoments:
-        held = (self.masks, self.products, self.origin, self.scores, self.squares, self.mixed)
-        return MaskMoments(self.n_masks, self.basis, *(each.clone() for each in held))
+        held = ("masks", "products", "origin", "scores", "squares", "mixed")
+        return replace(self, **{name: getattr(self, name).clone() for name in held})
 
 
 def no_masks(inputs: Tensor, bank: MaskBank, *, ridge: bool, powers: int = 1) -> MaskSums | MaskMoments:

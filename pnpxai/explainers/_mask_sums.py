@@ -7,21 +7,35 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from pnpxai.baselines import Baseline, baseline_for
 from pnpxai.errors import ModelError
 from pnpxai.explainers._masks import MaskBank, MaskChunk
 from pnpxai.forward import Request
+from pnpxai.precision import Precision, fast_in_bfloat16
 
 S = TypeVar("S", bound="Sums")
+ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+PROBE = 32
+"""Masks that are asked in both precisions before one is chosen."""
+AGREEMENT = 0.98
+"""The least rank correlation of scores in bfloat16 with those in float32."""
 
 
 class Sums(Protocol):
-    """What is kept of masks and scores that have passed."""
+    """What is kept of masks and scores that have passed.
+
+    Attributes:
+        lower: which samples were asked in bfloat16, ``(n,)``; None before the first mask.
+    """
+
+    lower: Tensor | None
 
     @property
     def n_masks(self) -> int:
@@ -47,12 +61,14 @@ class MaskSums:
         masks: ``Σ M``, ``(p,)``.
         scores: ``Σ f^j`` for the powers ``j = 1, 2, …``, ``(powers, n)``.
         weighted: ``Σ f^j M``, ``(powers, n, p)``.
+        lower: see `Sums`.
     """
 
     n_masks: int
     masks: Tensor
     scores: Tensor
     weighted: Tensor
+    lower: Tensor | None = None
 
     @classmethod
     def none(cls, inputs: Tensor, bank: MaskBank, powers: int = 1) -> MaskSums:
@@ -83,11 +99,12 @@ def exact_device(inputs: Tensor) -> torch.device:
 
 def pass_masks(
     request: Request,
-    score: Callable[[Tensor, Tensor], Tensor],
+    score: ScoreFunction,
     known: S,
     bank: MaskBank,
     n_masks: int,
     baseline_fn: Baseline,
+    precision: Precision = "float32",
 ) -> S:
     """Score every sample under every mask, ``x ⊙ M + baseline ⊙ (1 - M)``, and sum; all samples share the masks.
 
@@ -98,6 +115,7 @@ def pass_masks(
         bank: the masks.
         n_masks: how many masks, those that are known among them.
         baseline_fn: what stands for absence.
+        precision: what the model is asked in; ``"auto"`` decides for each sample, by `agreeing`.
 
     Returns:
         The sums over ``n_masks`` masks.
@@ -105,37 +123,112 @@ def pass_masks(
     Raises:
         ModelError: a score that is not finite.
     """
-    x, n, first = request.input, len(request), known.n_masks
-    sums, baseline, exact = copy.deepcopy(known), baseline_for(baseline_fn, x), exact_device(x)
-    held: MaskChunk | None = None
+    n, first, sums = len(request), known.n_masks, copy.deepcopy(known)
+    scorer = MaskedScorer(request, score, bank, baseline_for(baseline_fn, request.input))
 
-    def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
-        nonlocal held
-        held = bank.draw(first + start // n, first - (-stop // n), x.device)
-        rows = torch.arange(start, stop, device=x.device)
-        masks = held.masks[rows // n - start // n].to(x.dtype)
-        masks = masks if bank.grid is None else masks[:, None]
-        return [torch.lerp(baseline[rows % n], x[rows % n], masks)], rows % n
-
-    def consume(start: int, stop: int, outputs: Tensor) -> None:
-        rows = torch.arange(start, stop, device=x.device)
-        scores = score(outputs, rows % n)
-        if not torch.isfinite(scores).all():
-            raise ModelError(
-                "finite outputs on masked inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype."
-            )
-        assert held is not None
-        column, row = (rows // n - start // n).to(exact), (rows % n).to(exact)
-        table = torch.zeros(n, len(held.masks), dtype=torch.float64, device=exact)
+    def consume(chunk: MaskChunk, column: Tensor, row: Tensor, scores: Tensor) -> None:
+        exact = exact_device(request.input)
+        table = torch.zeros(n, len(chunk.masks), dtype=torch.float64, device=exact)
         table[row, column] = scores.to(table)
-        fresh = torch.zeros(len(held.masks), dtype=torch.bool, device=exact)
-        fresh[column[row == 0]] = True
         present = torch.zeros_like(table, dtype=torch.bool)
         present[row, column] = True
-        sums.add(held, fresh, table, present)
+        sums.add(chunk, present[0], table, present)
 
-    request.stream((n_masks - first) * n, build, consume)
+    if sums.lower is None:
+        sums.lower = agreeing(scorer) if precision == "auto" else torch.full((n,), precision == "bfloat16")
+    for way in (False, True):
+        samples = (sums.lower == way).nonzero()[:, 0]
+        if len(samples):
+            scorer.stream(first, n_masks, samples, consume, lower=way)
     return sums
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedScorer:
+    """Asks for the scores of samples under masks.
+
+    Attributes:
+        request: the samples.
+        score: see `pass_masks`.
+        bank: the masks.
+        baseline: what stands for absence, of the samples' shape.
+    """
+
+    request: Request
+    score: ScoreFunction
+    bank: MaskBank
+    baseline: Tensor
+
+    def stream(
+        self,
+        first: int,
+        last: int,
+        samples: Tensor,
+        consume: Callable[[MaskChunk, Tensor, Tensor, Tensor], None],
+        *,
+        lower: bool,
+    ) -> None:
+        """Score some samples under masks number ``first`` to ``last``, a chunk at a time.
+
+        Args:
+            first: number of the first mask.
+            last: one past the number of the last.
+            samples: the numbers of the samples, ``(k,)``.
+            consume: takes some masks, and for each score the number of its mask among them, its sample and itself.
+            lower: ask in bfloat16.
+
+        Raises:
+            ModelError: a score that is not finite.
+        """
+        x, k, held = self.request.input, len(samples), MaskChunk.none()
+        samples = samples.to(x.device)
+
+        def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
+            nonlocal held
+            held = self.bank.draw(first + start // k, first - (-stop // k), x.device)
+            rows = torch.arange(start, stop, device=x.device)
+            masks, index = held.masks[rows // k - start // k].to(x.dtype), samples[rows % k]
+            masks = masks if self.bank.grid is None else masks[:, None]
+            return [torch.lerp(self.baseline[index], x[index], masks)], index
+
+        def read(start: int, stop: int, outputs: Tensor) -> None:
+            rows, exact = torch.arange(start, stop, device=x.device), exact_device(x)
+            index = samples[rows % k]
+            scores = self.score(outputs, index)
+            if not torch.isfinite(scores).all():
+                raise ModelError(
+                    "finite outputs on masked inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype."
+                )
+            consume(held, (rows // k - start // k).to(exact), index.to(exact), scores)
+
+        self.request.stream((last - first) * k, build, read, lower=lower)
+
+    def scores(self, n_masks: int, *, lower: bool) -> Tensor:
+        """Those of all samples under the first masks, ``(n, n_masks)``."""
+        n, kept = len(self.request), list[Tensor]()
+        self.stream(0, n_masks, torch.arange(n), lambda *found: kept.append(found[-1]), lower=lower)
+        return torch.cat(kept).reshape(n_masks, n).T
+
+
+def agreeing(scorer: MaskedScorer) -> Tensor:
+    """The samples whose scores have the same order in bfloat16 as in the model's own precision, ``(n,)``.
+
+    Asked are `PROBE` masks in both, where the device is fast in bfloat16; the orders agree where their rank correlation
+    (Spearman's) is `AGREEMENT` or more. A map adds up what such scores have in common, so its order agrees better yet.
+    """
+    request = scorer.request
+    if not (fast_in_bfloat16(request.input.device) and request.input.dtype == torch.float32):
+        return torch.zeros(len(request), dtype=torch.bool)
+    exact, close = (scorer.scores(PROBE, lower=way).cpu() for way in (False, True))
+    correlations = [_spearman(*both) for both in zip(exact, close, strict=True)]
+    return torch.tensor([each >= AGREEMENT for each in correlations])
+
+
+def _spearman(one: Tensor, other: Tensor) -> float:
+    """Rank correlation of two rows; 0 where one of them is constant."""
+    if (one == one[0]).all() or (other == other[0]).all():
+        return 0.0
+    return float(stats.spearmanr(one.numpy(), other.numpy()).statistic)
 
 
 def as_maps(values: Tensor, inputs: Tensor) -> Tensor:

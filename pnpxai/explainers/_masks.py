@@ -13,7 +13,8 @@ from torch import Tensor
 from pnpxai.baselines import BaselineFunction
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._seeds import generator_for
-from pnpxai.limits import Limit, OrNone, WholeWithin, Within
+from pnpxai.limits import Limit, OneOf, OrNone, WholeWithin, Within
+from pnpxai.precision import PRECISIONS
 from pnpxai.tunable import Tunable
 
 MASK_TUNABLES: Mapping[str, BaseDistribution | type[Tunable]] = {
@@ -28,6 +29,7 @@ MASK_LIMITS: Mapping[str, Limit] = {
     "p_keep": Within(0.0, 1.0, low_open=True, high_open=True),
     "batch_size": OrNone(WholeWithin(1)),
     "seed": WholeWithin(0),
+    "precision": OneOf(PRECISIONS),
 }
 BLOCK = 32
 """Masks drawn from one generator; a mask is a function of the seed and of its number alone."""
@@ -161,3 +163,8 @@ class MaskChunk:
     bits: Tensor
     shifts: Tensor
     masks: Tensor
+
+    @classmethod
+    def none(cls) -> MaskChunk:
+        """No mask."""
+        return cls(torch.empty(0), torch.empty(0), torch.empty(0))

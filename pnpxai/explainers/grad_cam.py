@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor
 from pnpxai.errors import UnsupportedModelError
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._gradients import backward_errors, differentiable, in_chunks
 from pnpxai.explainers._layers import LayerOutput, layer_name
-from pnpxai.forward import Extractor, Request
+from pnpxai.forward import Request
 from pnpxai.modules import Attention, Convolution
 
 

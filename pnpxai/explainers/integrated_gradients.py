@@ -7,9 +7,10 @@ from optuna.distributions import IntDistribution
 from torch import Tensor, nn
 
 from pnpxai.baselines import Baseline, BaselineFunction, baseline_for
+from pnpxai.batches import Extractor
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._gradients import in_chunks, score_gradients
-from pnpxai.forward import Extractor, Request
+from pnpxai.forward import Request
 from pnpxai.limits import WholeWithin
 
 

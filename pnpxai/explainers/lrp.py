@@ -9,9 +9,9 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._lrp import LRPBase
-from pnpxai.forward import Extractor
 from pnpxai.limits import Within
 from pnpxai.modules import Convolution, Linear
 from pnpxai.relevance import AttentionRule

@@ -9,12 +9,13 @@ import torch.nn.functional as F  # noqa: N812  # its usual name
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._descent import Descent, optimise_masks
 from pnpxai.explainers._gradients import differentiable
 from pnpxai.explainers._seeds import generator_for
-from pnpxai.forward import Extractor, Request
+from pnpxai.forward import Request
 from pnpxai.limits import OneOf, WholeWithin, Within
 from pnpxai.tunable import choices
 

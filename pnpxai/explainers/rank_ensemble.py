@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor, Targets
 from pnpxai.errors import InputError, ParameterError
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._maps import as_given
-from pnpxai.forward import Extractor, Request, Targets, model_reference
+from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.postprocess import PostProcessor, channel_axis
 

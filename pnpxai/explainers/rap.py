@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor
 from pnpxai.explainers._lrp import LRPBase
-from pnpxai.forward import Extractor
 from pnpxai.modules import Convolution, Linear
 from pnpxai.relevance import AttentionRule, Step
 from pnpxai.relevance._hand_down import Pull, Shortcut

@@ -11,15 +11,17 @@ import torch.nn.functional as F  # noqa: N812  # its usual name
 from torch import Tensor, nn
 
 from pnpxai.baselines import Baseline
+from pnpxai.batches import Extractor
 from pnpxai.errors import ModelError, ParameterError, unknown_name
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._maps import like_inputs
 from pnpxai.explainers._mask_ridge import MaskMoments, no_masks
 from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
 from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskBank
-from pnpxai.forward import Extractor, Request, model_reference
+from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.limits import OneOf
+from pnpxai.precision import Precision
 
 SimilarityFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -83,6 +85,7 @@ class RELAX(Explainer):
             them, to ``(m,)``.
         estimator: ``"normalized"``, the sums above, or ``"ridge"``, both means by ridge regression on the masks (see
             `RISE`), which takes fewer masks; of more than 512 features without a grid it is the normalized one.
+        precision: as of `RISE`.
 
     Presets: 16 cells for smaller objects, as of `RISE`.
 
@@ -115,6 +118,7 @@ class RELAX(Explainer):
         seed: int = 0,
         similarity: str | SimilarityFunction = "cosine",
         estimator: str = "normalized",
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
         self.n_masks = n_masks
@@ -125,6 +129,7 @@ class RELAX(Explainer):
         self.seed = seed
         self.similarity = similarity
         self.estimator = estimator
+        self.precision = precision
 
     def chunk_size(self) -> int | None:
         """``batch_size``."""
@@ -168,6 +173,7 @@ class RELAX(Explainer):
             bank,
             n_masks,
             self.baseline_fn,
+            self.precision,
         )
         return sums, unmasked[:, None].to(sums.scores)
 

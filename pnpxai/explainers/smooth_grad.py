@@ -8,9 +8,10 @@ from typing import ClassVar
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._noise import GradientMoments, noisy_gradient_moments
-from pnpxai.forward import Extractor, Request
+from pnpxai.forward import Request
 from pnpxai.limits import Limit, WholeWithin, Within
 
 

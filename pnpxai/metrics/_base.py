@@ -10,9 +10,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor, Targets
 from pnpxai.errors import ParameterError, unknown_name
 from pnpxai.explainers._base import Explainer
-from pnpxai.forward import Extractor, Request, Targets, model_reference
+from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.metrics._answers import NO_ANSWERS, Question, ask, settled, with_targets
 from pnpxai.metrics._answers import Answers as Answers

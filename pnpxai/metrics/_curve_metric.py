@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from pnpxai.baselines import Baseline, baseline_for
+from pnpxai.batches import Extractor, Targets
 from pnpxai.explainers._base import Explainer
-from pnpxai.forward import Extractor, Request, Targets
+from pnpxai.forward import Request
 from pnpxai.limits import OneOf, WholeWithin
 from pnpxai.metrics._answers import NO_ANSWERS, Answers, Question, answer_name
 from pnpxai.metrics._curves import Curves, curve_counts, perturbation_curves

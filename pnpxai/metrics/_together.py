@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pnpxai.batches import Targets
 from pnpxai.errors import ParameterError
-from pnpxai.forward import Targets
 from pnpxai.metrics._answers import NO_ANSWERS, Answers, with_targets
 from pnpxai.metrics._base import Metric
 from pnpxai.metrics._measurement import Measurement, MeasuringMetric

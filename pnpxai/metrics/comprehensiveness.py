@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pnpxai.baselines import Baseline
+from pnpxai.batches import Extractor
 from pnpxai.explainers._base import Explainer
-from pnpxai.forward import Extractor
 from pnpxai.limits import OrNone, Within
 from pnpxai.metrics._curve_metric import CurveMetric, PerturbationCurves
 from pnpxai.metrics._curves import Curves, top_counts

@@ -8,9 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor
 from pnpxai.errors import InputError, ParameterError
 from pnpxai.explainers._base import Explainer
-from pnpxai.forward import Extractor, Request
+from pnpxai.forward import Request
 from pnpxai.metrics._answers import Answers
 from pnpxai.metrics._base import Metric
 from pnpxai.postprocess import channel_axis

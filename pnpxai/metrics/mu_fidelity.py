@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from pnpxai.baselines import Baseline
+from pnpxai.batches import Extractor
 from pnpxai.explainers._base import Explainer
-from pnpxai.forward import Extractor
 from pnpxai.limits import OneOf, OrNone, WholeWithin, Within
 from pnpxai.metrics._measurement import MeasuringMetric
 from pnpxai.metrics._subsets import Losses, SubsetRemovals

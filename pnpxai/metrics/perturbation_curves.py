@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pnpxai.baselines import Baseline
+from pnpxai.batches import Extractor
 from pnpxai.explainers._base import Explainer
-from pnpxai.forward import Extractor
 from pnpxai.metrics._curve_metric import CurveMetric
 from pnpxai.metrics._curves import Curves
 from pnpxai.outputs import Score

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor
 from pnpxai.explainers._base import Explainer
-from pnpxai.forward import Extractor, Request
+from pnpxai.forward import Request
 from pnpxai.limits import WholeWithin, Within
 from pnpxai.metrics._answers import NO_ANSWERS, TARGETS, Answers
 from pnpxai.metrics._base import Metric

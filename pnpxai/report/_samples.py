@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pnpxai.forward import take_samples
+from pnpxai.batches import take_samples
 from pnpxai.report._answers import ClassNames, ask
 from pnpxai.report._board import stopped, used
 from pnpxai.report._canvas import Canvas, Tile

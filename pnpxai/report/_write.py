@@ -10,8 +10,8 @@ from typing import Any
 
 import jinja2
 
+from pnpxai.batches import n_samples as count_samples
 from pnpxai.errors import ParameterError
-from pnpxai.forward import n_samples as count_samples
 from pnpxai.report import _board, _contents, _numbers
 from pnpxai.report._answers import ClassNames
 from pnpxai.report._colour import DIVERGING, PERCENTILE, SEQUENTIAL

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor
 from pnpxai.errors import ParameterError, PnPXAIError, unknown_name
 from pnpxai.explainers import Explainer
-from pnpxai.forward import Extractor
 from pnpxai.metrics import METRICS, Complexity, Metric, RelevanceMass, Sensitivity, metric_for
 from pnpxai.postprocess import PostProcessor
 from pnpxai.tuning._maps import Samples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pnpxai.forward import Targets
+from pnpxai.batches import Targets
 from pnpxai.tuning._result import TuneResult, judging_score, mean
 from pnpxai.tuning._statistics import FEWEST_TO_CONFIRM
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import optuna
 from optuna.trial import TrialState
 
+from pnpxai.batches import Targets
 from pnpxai.errors import PnPXAIError, StudyError
-from pnpxai.forward import Targets, count_forwards
+from pnpxai.forward import count_forwards
 from pnpxai.tuning._caveats import caveats
 from pnpxai.tuning._controls import control_scores
 from pnpxai.tuning._ensemble import together

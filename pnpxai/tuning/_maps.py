@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pnpxai.batches import take_samples
 from pnpxai.explainers import Explainer
-from pnpxai.forward import count_forwards, take_samples
+from pnpxai.forward import count_forwards
 from pnpxai.outputs import TargetFunction
 from pnpxai.recommender import check_maps
 from pnpxai.tunable import Tunable, to_json

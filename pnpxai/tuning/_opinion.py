@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pnpxai.baselines import BaselineFunction
-from pnpxai.forward import Extractor
+from pnpxai.batches import Extractor
 from pnpxai.metrics import AbPC, Metric, MuFidelity
 from pnpxai.modality import Modality
 

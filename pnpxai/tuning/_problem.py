@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor, Targets
 from pnpxai.errors import ParameterError, StudyError
 from pnpxai.explainers import Explainer
-from pnpxai.forward import Extractor, Request, Targets, model_reference
+from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.metrics import Metric, metric_for
 from pnpxai.modality import Modality, modality_for

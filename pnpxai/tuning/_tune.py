@@ -16,8 +16,9 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import Study
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor, Targets
 from pnpxai.errors import ParameterError, unknown_name
-from pnpxai.forward import Extractor, Targets, count_forwards
+from pnpxai.forward import count_forwards
 from pnpxai.metrics import Metric
 from pnpxai.modality import Modality
 from pnpxai.postprocess import PostProcessor

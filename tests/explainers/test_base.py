@@ -8,10 +8,11 @@ import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
+from pnpxai.batches import Extractor
 from pnpxai.errors import DeclarationError, ExplanationError, InputError, ModelError, ParameterError
 from pnpxai.explainers import EXPLAINERS, Explainer
 from pnpxai.explainers._base import ANY_MODULE
-from pnpxai.forward import Extractor, Request, count_forwards
+from pnpxai.forward import Request, count_forwards
 from pnpxai.limits import Within
 from pnpxai.modules import Convolution, Linear
 from tests.harm import untouched
