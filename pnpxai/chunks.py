@@ -1,11 +1,13 @@
-"""How much goes through a model at once."""
+"""How much goes through a model at once: what is fastest, found by trying it once, within what memory allows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Hashable, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pnpxai.errors import PnPXAIError
 
@@ -14,12 +16,95 @@ ACTIVATION_BYTES = 320 * 2**20
 ACTIVATIONS_PER_INPUT = 64
 """How many times an input's size its activations are taken to be."""
 LARGEST_CHUNK = 256
+ROOM = 4
+"""How many times the rule's chunk is tried at most on the CPU, where nothing says that memory is short."""
+TIMED_BYTES = 2**16
+"""Samples of fewer bytes go by the rule: their passes are too short to be timed well."""
+WORTH_TIMING = 128
+"""Samples that have to be asked about at once before a trial pays."""
+REPEATS = 3
+SLOWER = 1.03
+"""Sizes that take so many times the least are as good, and the smallest of them is taken."""
+
+_found: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
 
 
 def default_chunk_size(inputs: Sequence[Tensor]) -> int:
-    """How many samples go through the model at once: as many as fit `ACTIVATION_BYTES` by rule of thumb."""
-    size = sum(each[0].numel() * each.element_size() for each in inputs)
-    return max(1, min(LARGEST_CHUNK, round(ACTIVATION_BYTES / (ACTIVATIONS_PER_INPUT * max(size, 1)))))
+    """How many samples go through the model at once by rule of thumb: as many as fit `ACTIVATION_BYTES`."""
+    return max(1, min(LARGEST_CHUNK, round(ACTIVATION_BYTES / (ACTIVATIONS_PER_INPUT * max(sample_bytes(inputs), 1)))))
+
+
+def sample_bytes(inputs: Sequence[Tensor]) -> int:
+    """What one sample takes."""
+    return sum(each[0].numel() * each.element_size() for each in inputs)
+
+
+def chunk_size_for(
+    model: nn.Module, inputs: Sequence[Tensor], kind: Hashable, n_samples: int, run: Callable[[int], object]
+) -> int:
+    """How many samples go through the model at once.
+
+    The rule's number where samples are small or whole numbers. Else the fastest, which is tried once, as soon as
+    ``n_samples`` are worth it, and remembered for the model, the inputs' shapes, dtypes and device, the number of
+    threads and the kind of pass; until then the rule's. Where two sizes are about equal another process may choose the
+    other one; the model's answers then differ by rounding.
+
+    Args:
+        model: the model.
+        inputs: some samples, each ``(n, …)``.
+        kind: what a pass does, such as going backward.
+        n_samples: how many are to be asked about.
+        run: lets so many samples pass once, to the end.
+    """
+    rule, device = default_chunk_size(inputs), inputs[0].device
+    if sample_bytes(inputs) < TIMED_BYTES or not all(each.is_floating_point() for each in inputs):
+        return rule
+    known = _found.setdefault(model, {})
+    what = (kind, device, torch.get_num_threads(), tuple((each.shape[1:], each.dtype) for each in inputs))
+    if what not in known:
+        if n_samples < WORTH_TIMING:
+            return rule
+        most = min(LARGEST_CHUNK, ROOM * rule) if device.type == "cpu" else LARGEST_CHUNK
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            known[what] = fastest_chunk_size(run, most)
+    return known[what]
+
+
+def fastest_chunk_size(run: Callable[[int], object], most: int, clock: Callable[[], float] = time.perf_counter) -> int:
+    """The size at which a sample takes least, among 1, 2, 4 … until two sizes in turn gain nothing.
+
+    Args:
+        run: lets so many samples pass once, to the end; a size for which memory runs out ends the trial.
+        most: the largest size that is tried.
+        clock: the time in seconds.
+
+    Example:
+        >>> now = [0.0]
+        >>> def run(size):  # a third of a second a call, and a tenth for each sample
+        ...     now[0] += 1 / 3 + size / 10
+        >>> fastest_chunk_size(run, 1024, lambda: now[0])
+        128
+    """
+    taken: dict[int, float] = {}
+    size, without_gain = 1, 0
+    while size <= most and without_gain < 2:
+        try:
+            seconds = min(_timed(run, size, clock) for _ in range(REPEATS)) / size
+        except Exception as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+            break
+        gains = not taken or seconds * SLOWER < min(taken.values())
+        without_gain = 0 if gains else without_gain + 1
+        taken[size] = seconds
+        size *= 2
+    return min(size for size, seconds in taken.items() if seconds <= SLOWER * min(taken.values()))
+
+
+def _timed(run: Callable[[int], object], size: int, clock: Callable[[], float]) -> float:
+    start = clock()
+    run(size)
+    return clock() - start
 
 
 def out_of_memory(error: BaseException) -> bool:

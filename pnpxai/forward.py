@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pnpxai.batches import Extractor, Targets, batch_shape, check_inputs, check_targets, extracted, usable
-from pnpxai.chunks import default_chunk_size, out_of_memory
+from pnpxai.chunks import chunk_size_for, out_of_memory
 from pnpxai.errors import InputError, ModelError, PnPXAIError
 from pnpxai.outputs import Score, TargetFunction, output_tensor, predicted, select
 from pnpxai.precision import lowered
@@ -63,7 +63,7 @@ class Request:
         inputs: what is explained, each ``(n, …)``.
         extra: further arguments of the model's forward, passed through (tensors of length ``n`` follow their sample).
         requested: the targets as class indices ``(n,)``, a function of the outputs, or None for the predicted class.
-        chunk_size: samples that go through the model at once, if not by rule.
+        chunk_size: samples that go through the model at once, if not as `chunk_size_for` has it.
     """
 
     model: nn.Module
@@ -228,6 +228,16 @@ class Request:
         index = torch.arange(len(outputs), device=outputs.device) if index is None else index
         return select(outputs, self.targets_for(index), score)
 
+    def n_at_once(self, n_items: int, kind: Hashable, attempt: Callable[[int], object]) -> int:
+        """How many of ``n_items`` samples go through the model at once: ``chunk_size``, or see `chunk_size_for`."""
+        size = self.chunk_size or chunk_size_for(self.model, self.inputs, kind, n_items, attempt)
+        return min(size, max(n_items, 1))
+
+    def first_sample(self, size: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The first sample ``size`` times over, and its number as often."""
+        repeated = tuple(each[:1].expand(size, *each.shape[1:]) for each in self.inputs)
+        return repeated, torch.zeros(size, dtype=torch.long, device=self.inputs[0].device)
+
     def stream(
         self,
         n_items: int,
@@ -249,9 +259,14 @@ class Request:
         Raises:
             ModelError: a single item does not fit in memory.
         """
-        size = min(self.chunk_size or default_chunk_size(self.inputs), max(n_items, 1))
+
+        def attempt(size: int) -> None:
+            with lowered(self.inputs[0].device, lower):
+                self.call(*self.first_sample(size)).flatten()[0].item()
+
         start = 0
         with torch.no_grad():
+            size = self.n_at_once(n_items, ("forward", lower), attempt)
             while start < n_items:
                 stop = min(start + size, n_items)
                 try:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,12 +29,4 @@ def _registries_and_defaults() -> Iterator[None]:
 @pytest.fixture
 def set_chunk_size(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make every request stream so many samples at once, unless it is told otherwise."""
-    original = chunks.default_chunk_size
-
-    def set_to(size: int) -> None:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("pnpxai") and getattr(module, "default_chunk_size", None) is not None:
-                monkeypatch.setattr(module, "default_chunk_size", lambda inputs: size)
-        assert chunks.default_chunk_size is not original
-
-    return set_to
+    return lambda size: monkeypatch.setattr(chunks, "default_chunk_size", lambda inputs: size)

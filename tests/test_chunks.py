@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import nn
 
-from pnpxai.chunks import ACTIVATION_BYTES, ACTIVATIONS_PER_INPUT, LARGEST_CHUNK, default_chunk_size, out_of_memory
+from pnpxai import chunks
+from pnpxai.chunks import (
+    ACTIVATION_BYTES,
+    ACTIVATIONS_PER_INPUT,
+    LARGEST_CHUNK,
+    WORTH_TIMING,
+    chunk_size_for,
+    default_chunk_size,
+    fastest_chunk_size,
+    out_of_memory,
+)
+from pnpxai.explainers import RISE, IntegratedGradients
+from pnpxai.forward import count_forwards
+from tests.nets import VGGLike, batch, seeded
 
 
 @pytest.mark.parametrize(
@@ -28,3 +45,95 @@ def test_chunks_are_bounded_by_memory() -> None:
     bytes_taken = photo.numel() * 4 * ACTIVATIONS_PER_INPUT
     assert abs(size * bytes_taken - ACTIVATION_BYTES) <= bytes_taken
     assert default_chunk_size([torch.zeros(1, 3, 1, 1).expand(1, 3, 8192, 8192)]) == 1
+
+
+class Machine:
+    """Takes as long for a pass as a function of its size says, by its own clock."""
+
+    def __init__(self, seconds: Callable[[int], float], most: int = 10**9) -> None:
+        self.seconds, self.most, self.now = seconds, most, 0.0
+        self.sizes: list[int] = []
+
+    def run(self, size: int) -> None:
+        if size > self.most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        self.sizes.append(size)
+        self.now += self.seconds(size)
+
+    def clock(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (lambda size: size, 1),  # a sample always takes the same
+        (lambda size: size * (1 + size / 10), 1),  # ever slower
+        (lambda size: size * {1: 1.13, 2: 1.0, 4: 1.24}.get(size, 1.53), 2),  # out of the cache
+        (lambda size: size * {1: 1.79, 2: 1.32, 4: 1.33, 8: 1.06, 16: 1.17}.get(size, 1.4), 8),  # over a bump
+        (lambda size: 1.0, 64),  # never busy
+    ],
+)
+def test_the_fastest_size_is_found(seconds: Callable[[int], float], expected: int) -> None:
+    machine = Machine(seconds)
+    assert fastest_chunk_size(machine.run, 64, machine.clock) == expected
+
+
+def test_of_two_slow_moments_neither_counts() -> None:
+    machine = Machine(lambda size: 1.0 if len(machine.sizes) in (4, 6) else 0.1 + size / 100)
+    assert fastest_chunk_size(machine.run, 8, machine.clock) == 8
+
+
+def test_memory_that_runs_out_ends_the_trial() -> None:
+    machine = Machine(lambda size: 1.0, most=5)
+    assert fastest_chunk_size(machine.run, 64, machine.clock) == 4
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fastest_chunk_size(Machine(lambda size: 1.0, most=0).run, 64)
+
+
+def test_it_is_tried_once_for_a_model_and_a_shape() -> None:
+    machine = Machine(lambda size: size * (1 + size / 10))
+    model, photo, other = nn.Linear(2, 2), torch.zeros(1, 3, 96, 96), torch.zeros(1, 3, 128, 128)
+
+    def tried(inputs: torch.Tensor, kind: str = "forward", n: int = WORTH_TIMING, net: nn.Module = model) -> int:
+        machine.sizes.clear()
+        chunk_size_for(net, [inputs], kind, n, machine.run)
+        return len(machine.sizes)
+
+    assert tried(photo, n=WORTH_TIMING - 1) == 0
+    assert tried(photo) > 0
+    assert tried(photo) == tried(photo, n=1) == 0
+    assert tried(other) > 0
+    assert tried(photo, kind="gradient") > 0
+    assert tried(photo.double()) > 0
+    assert tried(photo, net=nn.Linear(2, 2)) > 0
+    assert tried(torch.zeros(1, 3, 16, 16)) == tried(torch.zeros(1, 3, 96, 96, dtype=torch.long)) == 0
+
+
+def test_a_model_that_is_gone_is_forgotten() -> None:
+    model = nn.Linear(2, 2)
+    chunk_size_for(model, [torch.zeros(1, 3, 96, 96)], "forward", WORTH_TIMING, lambda size: None)
+    before = len(chunks._found)
+    del model
+    gc.collect()
+    assert len(chunks._found) == before - 1
+
+
+@pytest.mark.parametrize("explainer", [RISE, IntegratedGradients])
+def test_a_trial_changes_neither_map_nor_random_numbers(
+    explainer: type[RISE | IntegratedGradients], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "TIMED_BYTES", 0)
+    model, inputs = nn.Sequential(seeded(VGGLike()), nn.Dropout()), batch(2, 3, 16, 16)
+    (name,) = explainer.BUDGET
+    made = explainer(model.eval(), **{name: 200})
+    torch.manual_seed(0)
+    with count_forwards() as first:
+        maps = made.attribute(inputs)
+    drawn = torch.rand(2)
+    torch.manual_seed(0)
+    with count_forwards() as second:
+        again = made.attribute(inputs)
+    assert torch.equal(maps, again)
+    assert torch.equal(drawn, torch.rand(2))
+    assert first.n_samples > second.n_samples == 2 * 201

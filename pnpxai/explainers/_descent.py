@@ -65,7 +65,7 @@ def optimise_masks(
         history[step, begin:end] = losses.detach()
 
     for step in range(made, max_iter):
-        in_chunks(request, len(masks), differentiate)
+        in_chunks(request, len(masks), differentiate, rounds=max_iter - step)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         deviation = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8

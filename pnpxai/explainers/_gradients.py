@@ -8,19 +8,30 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pnpxai.chunks import default_chunk_size, out_of_memory
+from pnpxai.chunks import out_of_memory
 from pnpxai.errors import ModelError, PnPXAIError, UnsupportedModelError
 from pnpxai.forward import Request
 
 
-def in_chunks(request: Request, n_items: int, run: Callable[[int, int], object]) -> None:
+def in_chunks(request: Request, n_items: int, run: Callable[[int, int], object], rounds: int = 1) -> None:
     """Call ``run(start, stop)`` over all items; a chunk that runs out of memory is halved and run again.
+
+    Args:
+        request: the batch being explained.
+        n_items: how many rows there are in all.
+        run: asks the model about the rows ``start`` to ``stop`` and goes backward.
+        rounds: how often all of this is going to be done.
 
     Raises:
         ModelError: a single item does not fit in memory.
     """
     _ = request.targets  # where these are the predicted classes, the model is asked before any graph or hook is there
-    size = min(request.chunk_size or default_chunk_size(request.inputs), n_items)
+
+    def attempt(size: int) -> None:
+        rows, index = request.first_sample(size)
+        score_gradients(request, rows, index)[0].flatten()[0].item()
+
+    size = min(request.n_at_once(n_items * rounds, "gradient", attempt), n_items)
     start = 0
     while start < n_items:
         stop = min(start + size, n_items)
