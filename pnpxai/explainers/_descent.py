@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.errors import ModelError
-from pnpxai.explainers._gradients import backward_errors, in_chunks
+from pnpxai.explainers._gradients import backward_errors, frozen, in_chunks
 from pnpxai.forward import Request
 
 
@@ -57,7 +57,7 @@ def optimise_masks(
     history = torch.cat([start.losses, start.losses.new_empty(max_iter - made, len(masks))])
 
     def differentiate(begin: int, end: int) -> None:
-        with torch.enable_grad():
+        with torch.enable_grad(), frozen(request.model):
             part = masks[begin:end].detach().requires_grad_()
             losses = loss(part, begin, end, step)
             with backward_errors(request):

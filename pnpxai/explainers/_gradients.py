@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pnpxai.chunks import out_of_memory
 from pnpxai.errors import ModelError, PnPXAIError, UnsupportedModelError
@@ -50,6 +50,19 @@ def in_chunks(request: Request, n_items: int, run: Callable[[int, int], object],
             request.chunk_size = size
             continue
         start = stop
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter ask for a gradient inside the block, so that a forward pass keeps nothing for one."""
+    learning = [each for each in model.parameters() if each.requires_grad]
+    for each in learning:
+        each.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each in learning:
+            each.requires_grad_()
 
 
 @contextlib.contextmanager
@@ -102,7 +115,7 @@ def score_gradients(request: Request, rows: Sequence[Tensor], index: Tensor) -> 
         ModelError: the model fails forward or backward.
     """
     leaves = [each.detach().requires_grad_() for each in rows]
-    with torch.enable_grad():
+    with torch.enable_grad(), frozen(request.model):
         scores = differentiable(request.scores(leaves, index), request)
         with backward_errors(request):
             found = torch.autograd.grad(scores.sum(), leaves, allow_unused=True)
