@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  # its usual name
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from scipy.stats import qmc
 from torch import Tensor
 
 from pnpxai.baselines import BaselineFunction
@@ -17,6 +21,7 @@ from pnpxai.limits import Limit, OneOf, OrNone, WholeWithin, Within
 from pnpxai.precision import PRECISIONS
 from pnpxai.tunable import Tunable
 
+SAMPLINGS = ("independent", "antithetic", "sobol")
 MASK_TUNABLES: Mapping[str, BaseDistribution | type[Tunable]] = {
     "n_masks": IntDistribution(100, 8000, log=True),
     "grid_size": IntDistribution(3, 16),
@@ -29,6 +34,7 @@ MASK_LIMITS: Mapping[str, Limit] = {
     "p_keep": Within(0.0, 1.0, low_open=True, high_open=True),
     "batch_size": OrNone(WholeWithin(1)),
     "seed": WholeWithin(0),
+    "sampling": OneOf(SAMPLINGS),
     "precision": OneOf(PRECISIONS),
 }
 BLOCK = 32
@@ -62,6 +68,7 @@ def draw_masks(
     p_keep: float,
     seed: int,
     device: torch.device | str = "cpu",
+    sampling: str = "independent",
 ) -> Tensor:
     """Masks number ``start`` to ``stop`` of an endless bank (Petsiuk et al., 2018, section 3.2).
 
@@ -77,6 +84,7 @@ def draw_masks(
         p_keep: probability that a cell is kept.
         seed: names the bank; the first masks of a bank are the same however many are drawn, and in what portions.
         device: where the masks are built.
+        sampling: how masks depend on one another; see `MaskBank`.
 
     Returns:
         ``(stop - start, *size)``, values in [0, 1], float32.
@@ -85,30 +93,23 @@ def draw_masks(
         >>> draw_masks(0, 2, (5,), None, 0.5, seed=0).shape
         torch.Size([2, 5])
     """
-    bank = MaskBank(tuple(size), None if grid is None else tuple(grid), p_keep, seed)
+    bank = MaskBank(tuple(size), None if grid is None else tuple(grid), p_keep, seed, sampling)
     return bank.draw(start, stop, device).masks
 
 
-def draw_bits(
-    start: int, stop: int, size: Sequence[int], grid: Sequence[int] | None, p_keep: float, seed: int
-) -> tuple[Tensor, Tensor]:
-    """What `draw_masks` makes its masks of: cells ``(stop - start, *s)``, ones and zeros, and shifts ``(…, axes)``."""
-    bits, shifts = list[Tensor](), list[Tensor]()
-    for block in range(start // BLOCK, -(-stop // BLOCK)):
-        first = block * BLOCK
-        chosen = slice(max(start - first, 0), stop - first)
-        for drawn, kept in zip(_draw_block(seed, block, size, grid, p_keep), (bits, shifts), strict=True):
-            kept.append(drawn[chosen])
-    return torch.cat(bits), torch.cat(shifts)
+@functools.lru_cache(maxsize=4)
+def sobol_block(seed: int, block: int, d: int) -> Tensor:
+    """Points of a scrambled Sobol sequence, ``(BLOCK, d)``.
 
-
-def _draw_block(
-    seed: int, block: int, size: Sequence[int], grid: Sequence[int] | None, p_keep: float
-) -> tuple[Tensor, Tensor]:
-    generator = generator_for(seed, block)
-    bits = (torch.rand((BLOCK, *(size if grid is None else grid)), generator=generator) < p_keep).float()
-    cells = [-(-length // s) for length, s in zip(size, grid or size, strict=True)]
-    return bits, torch.stack([torch.randint(cell, (BLOCK,), generator=generator) for cell in cells], 1)
+    Raises:
+        ParameterError: more dimensions than the sequence has.
+    """
+    if d > qmc.Sobol.MAXDIM:
+        raise ParameterError(
+            f"at most {qmc.Sobol.MAXDIM} cells for sampling='sobol'", f"{d}", "Use a coarser grid, or 'antithetic'."
+        )
+    sequence = qmc.Sobol(d, rng=np.random.default_rng(np.random.SeedSequence(seed)))
+    return torch.from_numpy(sequence.fast_forward(block * BLOCK).random(BLOCK) if block else sequence.random(BLOCK))
 
 
 def upsample(grids: Tensor, shifts: Tensor, size: Sequence[int]) -> Tensor:
@@ -132,28 +133,61 @@ class MaskBank:
         grid: cells along each axis; None for one bit a position.
         p_keep: probability that a cell is kept.
         seed: names the bank.
+        sampling: how masks depend on one another; however that is, each alone is as random as any, so that means over
+            masks have no bias. ``"independent"``; ``"antithetic"`` for pairs, a cell being kept below ``p_keep`` of
+            ``u`` and of ``1 - u`` and the shift the same, so that what an even number of cells does together hardly
+            disturbs the effects of one (Hammersley and Morton, 1956); ``"sobol"`` for the points of a scrambled Sobol
+            sequence (Owen, 1998), which fill the space of cells evenly, best where the masks are a power of two.
     """
 
     size: tuple[int, ...]
     grid: tuple[int, ...] | None
     p_keep: float
     seed: int
+    sampling: str = "independent"
 
     @classmethod
-    def for_inputs(cls, inputs: Tensor, grid_size: int | Sequence[int], p_keep: float, seed: int) -> MaskBank:
+    def for_inputs(
+        cls, inputs: Tensor, grid_size: int | Sequence[int], p_keep: float, seed: int, sampling: str = "independent"
+    ) -> MaskBank:
         """The bank for inputs ``(n, …)``.
 
         Raises:
             ParameterError: see `mask_grid`.
         """
         grid = mask_grid(inputs, grid_size)
-        return cls(tuple(inputs.shape[1:] if grid is None else inputs.shape[2:]), grid, p_keep, seed)
+        return cls(tuple(inputs.shape[1:] if grid is None else inputs.shape[2:]), grid, p_keep, seed, sampling)
 
     def draw(self, start: int, stop: int, device: torch.device | str = "cpu") -> MaskChunk:
         """Masks number ``start`` to ``stop``."""
-        bits, shifts = draw_bits(start, stop, self.size, self.grid, self.p_keep, self.seed)
+        bits, shifts = self.draw_bits(start, stop)
         bits = bits.to(device)
         return MaskChunk(bits, shifts, bits if self.grid is None else upsample(bits, shifts, self.size))
+
+    def draw_bits(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """What masks are made of: cells ``(stop - start, *s)``, ones and zeros, and shifts ``(stop - start, axes)``."""
+        bits, shifts = list[Tensor](), list[Tensor]()
+        for block in range(start // BLOCK, -(-stop // BLOCK)):
+            first = block * BLOCK
+            chosen = slice(max(start - first, 0), stop - first)
+            for drawn, kept in zip(self.draw_block(block), (bits, shifts), strict=True):
+                kept.append(drawn[chosen])
+        return torch.cat(bits), torch.cat(shifts)
+
+    def draw_block(self, block: int) -> tuple[Tensor, Tensor]:
+        """The same of one whole block: ``(BLOCK, *s)`` and ``(BLOCK, axes)``."""
+        generator = generator_for(self.seed, block)
+        cells = self.size if self.grid is None else self.grid
+        pairs, d = self.sampling == "antithetic", math.prod(cells)
+        if self.sampling == "sobol":
+            drawn = sobol_block(self.seed, block, d)
+        else:
+            drawn = torch.rand((BLOCK // 2 if pairs else BLOCK, d), generator=generator)
+        reaches = [-(-length // s) for length, s in zip(self.size, cells, strict=True)]
+        shifts = torch.stack([torch.randint(each, (len(drawn),), generator=generator) for each in reaches], 1)
+        if pairs:
+            drawn, shifts = torch.stack([drawn, 1 - drawn], 1).flatten(0, 1), shifts.repeat_interleave(2, 0)
+        return (drawn < self.p_keep).float().reshape(BLOCK, *cells), shifts
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,8 @@ class RELAX(Explainer):
             them, to ``(m,)``.
         estimator: ``"normalized"``, the sums above, or ``"ridge"``, both means by ridge regression on the masks (see
             `RISE`), which takes fewer masks; of more than 512 features without a grid it is the normalized one.
-        precision: as of `RISE`.
+        sampling: as of `RISE`.
+        precision: likewise.
 
     Presets: 16 cells for smaller objects, as of `RISE`.
 
@@ -118,6 +119,7 @@ class RELAX(Explainer):
         seed: int = 0,
         similarity: str | SimilarityFunction = "cosine",
         estimator: str = "normalized",
+        sampling: str = "independent",
         precision: Precision = "float32",
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
@@ -129,6 +131,7 @@ class RELAX(Explainer):
         self.seed = seed
         self.similarity = similarity
         self.estimator = estimator
+        self.sampling = sampling
         self.precision = precision
 
     def chunk_size(self) -> int | None:
@@ -165,7 +168,7 @@ class RELAX(Explainer):
         similarity = similarity_for(self.similarity)
         references = _rows(request.outputs)
         unmasked = _compare(similarity, references, references)
-        bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed)
+        bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed, self.sampling)
         sums = pass_masks(
             request,
             lambda outputs, index: _compare(similarity, _rows(outputs), references[index]) - unmasked[index],

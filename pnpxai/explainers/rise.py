@@ -79,6 +79,8 @@ class RISE(Explainer):
         batch_size: masked samples that go through the model at once; None for as many as fit.
         seed: names the masks, which all samples share; a larger ``n_masks`` adds to the same masks.
         estimator: one of the above.
+        sampling: ``"independent"`` masks, ``"antithetic"`` pairs or the points of a ``"sobol"`` sequence; in each, the
+            first masks are the same however many are drawn.
         precision: what the masked inputs are asked in: ``"float32"`` for the model's own precision; ``"bfloat16"``,
             where that is float32, which takes half the time on processors that have it; ``"auto"`` for bfloat16 where
             the processor has it and the scores of 32 masks keep their order, decided for each sample.
@@ -115,6 +117,7 @@ class RISE(Explainer):
         batch_size: int | None = None,
         seed: int = 0,
         estimator: str = "centered",
+        sampling: str = "independent",
         precision: Precision = "float32",
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
@@ -125,6 +128,7 @@ class RISE(Explainer):
         self.batch_size = batch_size
         self.seed = seed
         self.estimator = estimator
+        self.sampling = sampling
         self.precision = precision
 
     def chunk_size(self) -> int | None:
@@ -144,7 +148,7 @@ class RISE(Explainer):
         model_reference(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, targets)
-            bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed)
+            bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed, self.sampling)
             none = no_masks(request.input, bank, ridge=self.estimator == "ridge")
             if not isinstance(none, MaskMoments):
                 raise ParameterError(
@@ -165,7 +169,7 @@ class RISE(Explainer):
 
     def explain_further(self, request: Request, budget: int, state: Kept | None) -> tuple[Tensor, Kept]:
         """One map a sample, from sums over the same masks."""
-        bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed)
+        bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed, self.sampling)
         sums = pass_masks(
             request,
             lambda outputs, index: select(outputs, request.targets_for(index), "probability"),

@@ -12,7 +12,7 @@ from pnpxai.errors import ParameterError
 from pnpxai.explainers import RELAX, RISE, Explainer
 from pnpxai.explainers._mask_basis import LARGEST_BASIS, GridBasis, mask_basis
 from pnpxai.explainers._mask_ridge import PENALTIES, PRUDENCE
-from pnpxai.explainers._masks import draw_bits, draw_masks
+from pnpxai.explainers._masks import MaskBank, draw_masks
 from pnpxai.forward import count_forwards
 from tests.explainers.test_rise import FirstOutput, mask_covariance
 from tests.nets import MLP, TimeCNN, VGGLike, batch, seeded
@@ -25,7 +25,7 @@ def test_a_mask_is_its_expectation_and_its_components(size: tuple[int, ...], gri
     p = 0.3
     basis = mask_basis(size, grid, p, CPU)
     masks = draw_masks(0, 400, size, grid, p, seed=3).double().flatten(1)
-    left_out = masks - p - basis.expand(basis.coordinates(*draw_bits(0, 400, size, grid, p, seed=3)))
+    left_out = masks - p - basis.expand(basis.coordinates(*MaskBank(size, grid, p, 3).draw_bits(0, 400)))
     assert left_out.square().sum() < 1.5e-3 * (masks - p).square().sum()
     if grid is None:
         assert left_out.abs().max() < 1e-6
@@ -45,7 +45,7 @@ def test_components_have_the_masks_covariance() -> None:
 def test_coordinates_are_white() -> None:
     basis = mask_basis((16, 16), (4, 4), 0.5, CPU)
     n = 40_000
-    z = basis.coordinates(*draw_bits(0, n, (16, 16), (4, 4), 0.5, seed=0))
+    z = basis.coordinates(*MaskBank((16, 16), (4, 4), 0.5, 0).draw_bits(0, n))
     assert z.mean(0).abs().max() < 5 / math.sqrt(n)
     covariance = z.T @ z / n
     assert (covariance - torch.eye(z.shape[1])).abs().max() < 0.1  # fourth moments up to 16: 5 · 4 / sqrt(n)
@@ -245,5 +245,5 @@ def test_a_large_mean_score_takes_nothing_away(level: float) -> None:
 def test_long_axes_have_their_components_too(length: int, cells: int) -> None:
     basis = mask_basis((length,), (cells,), 0.5, CPU)
     masks = draw_masks(0, 200, (length,), (cells,), 0.5, seed=3).double()
-    left_out = masks - 0.5 - basis.expand(basis.coordinates(*draw_bits(0, 200, (length,), (cells,), 0.5, seed=3)))
+    left_out = masks - 0.5 - basis.expand(basis.coordinates(*MaskBank((length,), (cells,), 0.5, 3).draw_bits(0, 200)))
     assert left_out.square().sum() < 3e-3 * (masks - 0.5).square().sum()

@@ -15,8 +15,8 @@ from pnpxai.explainers import _masks
 from pnpxai.explainers._mask_sums import MaskSums, pass_masks
 from pnpxai.explainers._masks import (
     BLOCK,
+    SAMPLINGS,
     MaskBank,
-    _draw_block,
     draw_masks,
     mask_grid,
     upsample,
@@ -49,7 +49,7 @@ def linear_value(cells: Tensor, position: int, factor: int) -> float:
 
 @pytest.mark.parametrize(("size", "grid"), SIZES)
 def test_a_mask_is_its_grid_stretched_and_cropped(size: tuple[int, ...], grid: tuple[int, ...]) -> None:
-    bits, shifts = _draw_block(3, 0, size, grid, 0.5)
+    bits, shifts = MaskBank(size, grid, 0.5, 3).draw_block(0)
     drawn = draw_masks(0, 4, size, grid, 0.5, seed=3)
     factors = [-(-length // s) for length, s in zip(size, grid, strict=True)]
     for mask, cells, shift in zip(drawn, bits, shifts.tolist(), strict=False):
@@ -71,11 +71,14 @@ def test_a_known_grid_matches_interpolate() -> None:
         assert torch.equal(found, whole[shift[0] : shift[0] + 6, shift[1] : shift[1] + 5])
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("p_keep", [0.2, 0.5])
 @pytest.mark.parametrize(("size", "grid"), [((9, 7), (3, 2)), ((2, 3), (4, 4)), ((10,), (3,)), ((6,), None)], ids=str)
-def test_every_position_is_kept_with_p_keep(size: tuple[int, ...], grid: tuple[int, ...] | None, p_keep: float) -> None:
+def test_every_position_is_kept_with_p_keep(
+    size: tuple[int, ...], grid: tuple[int, ...] | None, p_keep: float, sampling: str
+) -> None:
     n = 4096
-    masks = draw_masks(0, n, size, grid, p_keep, seed=0)
+    masks = draw_masks(0, n, size, grid, p_keep, seed=0, sampling=sampling)
     assert masks.min() >= 0
     assert masks.max() <= 1 + 1e-6
     error = math.sqrt(p_keep * (1 - p_keep) / n)  # a mask's variance is at most that of a bit
@@ -86,13 +89,15 @@ def test_every_position_is_kept_with_p_keep(size: tuple[int, ...], grid: tuple[i
 
 @pytest.mark.parametrize(("size", "grid"), [case for case in SIZES if len(case[0]) == 2])
 def test_the_expectation_is_exactly_p_keep(size: tuple[int, ...], grid: tuple[int, ...]) -> None:
-    _, shifts = _draw_block(0, 0, size, grid, 0.5)
+    _, shifts = MaskBank(size, grid, 0.5, 0).draw_block(0)
     assert torch.allclose(upsample(torch.full((BLOCK, *grid), 0.3), shifts, size), torch.tensor(0.3), atol=1e-6)
 
 
-def test_shifts_cover_the_whole_cell_evenly() -> None:
+@pytest.mark.parametrize("sampling", ["independent", "sobol"])
+def test_shifts_cover_the_whole_cell_evenly(sampling: str) -> None:
     size, grid = (14, 9), (3, 3)  # cells of 5 and 3
-    shifts = torch.cat([_draw_block(0, block, size, grid, 0.5)[1] for block in range(100)]).tolist()
+    bank = MaskBank(size, grid, 0.5, 0, sampling)
+    shifts = torch.cat([bank.draw_block(block)[1] for block in range(100)]).tolist()
     counts = {pair: 0 for pair in itertools.product(range(5), range(3))}
     for each in shifts:
         counts[tuple(each)] += 1
@@ -102,21 +107,45 @@ def test_shifts_cover_the_whole_cell_evenly() -> None:
 
 
 def test_bits_are_independent_within_and_between_blocks() -> None:
-    bits = torch.cat([_draw_block(5, block, (8, 8), (4, 4), 0.5)[0] for block in range(128)]).flatten(1)
+    bits = torch.cat([MaskBank((8, 8), (4, 4), 0.5, 5).draw_block(block)[0] for block in range(128)]).flatten(1)
     correlations = torch.corrcoef(bits.T) - torch.eye(16)
     assert correlations.abs().max() < 4.5 / math.sqrt(len(bits))
     assert len(bits.unique(dim=0)) > 0.9 * len(bits)
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("grid", [(3, 2), None])
-def test_banks_nest_and_portions_do_not_matter(grid: tuple[int, int] | None) -> None:
-    size = (8, 7) if grid else (9,)
-    bank = draw_masks(0, 1000, size, grid, 0.4, seed=1)
-    assert torch.equal(bank[:100], draw_masks(0, 100, size, grid, 0.4, seed=1))
+def test_banks_nest_and_portions_do_not_matter(grid: tuple[int, int] | None, sampling: str) -> None:
+    def drawn(start: int, stop: int, seed: int = 1) -> Tensor:
+        return draw_masks(start, stop, (8, 7) if grid else (9,), grid, 0.4, seed, sampling=sampling)
+
+    bank = drawn(0, 1000)
+    assert torch.equal(bank[:100], drawn(0, 100))
     for start, stop in [(0, 1), (31, 33), (37, 45), (64, 96), (990, 1000)]:
-        assert torch.equal(bank[start:stop], draw_masks(start, stop, size, grid, 0.4, seed=1))
+        assert torch.equal(bank[start:stop], drawn(start, stop))
     assert not torch.equal(bank[:32], bank[32:64])
-    assert not torch.equal(bank[:32], draw_masks(0, 32, size, grid, 0.4, seed=2))
+    assert not torch.equal(bank[:32], drawn(0, 32, seed=2))
+
+
+@pytest.mark.parametrize(("size", "grid"), [((9, 7), (3, 2)), ((6,), None)])
+def test_antithetic_masks_come_in_pairs(size: tuple[int, ...], grid: tuple[int, ...] | None) -> None:
+    even = draw_masks(0, 320, size, grid, 0.5, seed=0, sampling="antithetic")
+    assert torch.allclose(even[::2] + even[1::2], torch.ones(()), atol=1e-6)
+    rare = draw_masks(0, 320, size, None if grid is None else (3, 2), 0.2, seed=0, sampling="antithetic")
+    both = (rare[::2] > 0.99) & (rare[1::2] > 0.99)
+    assert not both.any()
+
+
+@pytest.mark.parametrize("p_keep", [0.25, 0.5])
+def test_sobol_masks_keep_every_cell_equally_often(p_keep: float) -> None:
+    for n in (64, 128, 256):
+        kept = draw_masks(0, n, (49,), None, p_keep, seed=0, sampling="sobol").sum(0)
+        assert torch.equal(kept, torch.full((49,), n * p_keep))
+
+
+def test_more_cells_than_the_sobol_sequence_has_dimensions() -> None:
+    with pytest.raises(ParameterError, match="21201 cells"):
+        draw_masks(0, 1, (22000,), None, 0.5, seed=0, sampling="sobol")
 
 
 def test_keys_name_unrelated_streams() -> None:
