@@ -1,22 +1,27 @@
 """How many masks a map takes, by estimator: ``python -m benchmarks.estimators [vit lite0]``.
 
-All estimators see the same masks and scores, asked once for two banks: what differs is what they make of them.
+All estimators see the same masks and scores, asked once for each bank: what differs is what they make of them. Lite0
+takes hours; a run that was stopped goes on with ``--resume``, and several may share the samples (``--part 1/2``).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import statistics
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from scipy import stats
 from torch import Tensor
 
-from benchmarks.race_subjects import SUBJECTS, Subject, subject
+from benchmarks.quick import quick
+from benchmarks.race_subjects import Subject, subject
 from benchmarks.written import circumstances, table, write
 from pnpxai.explainers._mask_ridge import MaskMoments, no_masks
 from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
@@ -28,14 +33,53 @@ from pnpxai.metrics import AbPC, Deletion, Insertion, evaluate_together
 from pnpxai.outputs import select
 from pnpxai.tuning._problem import versions
 
+
+def named(estimator: str, sampling: str) -> str:
+    """A map's name in the tables."""
+    return estimator if sampling == "independent" else f"{estimator}, {sampling}"
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Masks that are asked about, and the numbers of them at which maps are made.
+
+    Attributes:
+        sampling: of the masks.
+        seed: of the masks; maps of seed 0 are scored, those of the others set against them.
+        budgets: growing numbers of masks.
+    """
+
+    sampling: str
+    seed: int
+    budgets: Sequence[int]
+
+
 BUDGETS = (64, 128, 256, 300, 500, 1000, 1500, 2000, 4000)
-COMPARED = (("ridge", 300), ("ridge", 500), ("centered", 500), ("ridge", 1500))
+FEWER = (64, 128, 300, 500, 1500, 4000)
+FEW = (64, 128, 300, 500)
+PLANS: Mapping[str, Sequence[Bank]] = {
+    "vit": [Bank(sampling, seed, BUDGETS) for sampling in ("independent", "sobol") for seed in (0, 1)],
+    "lite0": [
+        Bank("independent", 0, FEWER),
+        Bank("independent", 1, FEW),
+        Bank("sobol", 0, FEW),
+        Bank("sobol", 1, FEW),
+    ],
+}
+MADE_OF: Mapping[str, Sequence[str]] = {"independent": ESTIMATORS, "sobol": ("centered", "ridge")}
+"""The estimators that are tried on masks of a sampling."""
+NAMES = [named(estimator, sampling) for sampling, each in MADE_OF.items() for estimator in each]
+COMPARED = [
+    (name, n)
+    for n in (300, 500, 1500)
+    for name in ("centered", "ridge", named("centered", "sobol"), named("ridge", "sobol"))
+]
 """What is set against the paper's and the normalised estimator with the most masks."""
 N_SAMPLES = 64
 WEAK = 0.2
 """Predictions less probable than that are reported apart."""
 GRID, P_KEEP = 7, 0.5
-SEEDS = (0, 1)
+LOG = Path(tempfile.gettempdir()) / "estimators.jsonl"
 
 
 @dataclass
@@ -44,6 +88,7 @@ class Both:
 
     sums: MaskSums
     moments: MaskMoments
+    lower: Tensor | None = None
 
     @property
     def n_masks(self) -> int:
@@ -62,16 +107,16 @@ class Both:
 
 @dataclass(frozen=True)
 class Quality:
-    """Maps of one sample, estimator and budget, by the mean over the banks.
+    """The map of one sample, estimator and budget.
 
     Attributes:
         sample: its number.
         weak: whether its prediction is weak.
-        estimator: of the map.
+        estimator: of the map, and the sampling of its masks.
         n_masks: asked for it.
         abpc: area between the perturbation curves.
         insertion_deletion: insertion minus deletion area, from and to a blurred image.
-        correlation: between the maps of the two banks.
+        correlation: with the map of another bank; NaN where there is none.
     """
 
     sample: int
@@ -83,10 +128,10 @@ class Quality:
     correlation: float
 
 
-def measured(tuned: Subject, budgets: Sequence[int], sample: int) -> list[Quality]:
+def measured(tuned: Subject, banks: Sequence[Bank], sample: int) -> list[Quality]:
     """Every estimator and budget on one sample."""
     x = tuned.inputs[sample : sample + 1]
-    maps: dict[tuple[str, int], list[Tensor]] = {}
+    maps: dict[tuple[str, int], dict[int, Tensor]] = {}
     with guard(tuned.model), torch.no_grad():
         request = Request.build(tuned.model, x)
         probability = float(request.outputs.softmax(1).max())
@@ -94,31 +139,24 @@ def measured(tuned: Subject, budgets: Sequence[int], sample: int) -> list[Qualit
         def score(outputs: Tensor, index: Tensor) -> Tensor:
             return select(outputs, request.targets_for(index), "probability")
 
-        for seed in SEEDS:
-            bank = MaskBank.for_inputs(x, GRID, P_KEEP, seed)
+        for each in banks:
+            bank = MaskBank.for_inputs(x, GRID, P_KEEP, each.seed, each.sampling)
             moments = no_masks(x, bank, ridge=True)
             assert isinstance(moments, MaskMoments)
             both = Both(MaskSums.none(x, bank), moments)
-            for n in budgets:
+            for n in each.budgets:
                 both = pass_masks(request, score, both, bank, n, "zeros")
-                for estimator in ESTIMATORS:
-                    maps.setdefault((estimator, n), []).append(as_maps(both.map(estimator), x))
+                for estimator in MADE_OF[each.sampling]:
+                    own = maps.setdefault((named(estimator, each.sampling), n), {})
+                    own[each.seed] = as_maps(both.map(estimator), x)
     metrics = [AbPC(tuned.model), Insertion(tuned.model, baseline_fn="blur"), Deletion(tuned.model, baseline_fn="blur")]
     found = []
-    for (estimator, n), each in maps.items():
-        scored = [[float(one) for one in evaluate_together(metrics, x, request.targets, of_bank)] for of_bank in each]
-        flat = torch.stack([one.flatten() for one in each])
-        found.append(
-            Quality(
-                sample,
-                probability < WEAK,
-                estimator,
-                n,
-                statistics.fmean(abpc for abpc, _, _ in scored),
-                statistics.fmean(insertion - deletion for _, insertion, deletion in scored),
-                float(torch.corrcoef(flat)[0, 1]),
-            )
-        )
+    for (name, n), by_seed in maps.items():
+        abpc, insertion, deletion = (float(each) for each in evaluate_together(metrics, x, request.targets, by_seed[0]))
+        others = [each.flatten() for seed, each in by_seed.items() if seed]
+        correlations = [float(torch.corrcoef(torch.stack([by_seed[0].flatten(), each]))[0, 1]) for each in others]
+        correlation = statistics.fmean(correlations) if correlations else math.nan
+        found.append(Quality(sample, probability < WEAK, name, n, abpc, insertion - deletion, correlation))
     return found
 
 
@@ -144,17 +182,18 @@ def section(title: str, found: Sequence[Quality]) -> list[str]:
     lines = [f"## {title}, {n} samples", ""]
     for name, key in MEASURES.items():
         rows = []
-        for estimator in ESTIMATORS:
+        for estimator in NAMES:
             cells = []
             for budget in budgets:
-                mean, half = interval(of(found, estimator, budget, key))
-                cells.append(f"{mean:.3f} ± {half:.3f}")
+                values = [each for each in of(found, estimator, budget, key) if not math.isnan(each)]
+                mean, half = interval(values) if values else (math.nan, math.nan)
+                cells.append(f"{mean:.3f} ± {half:.3f}" if values else "")
             rows.append([estimator, *cells])
         lines += [f"{name}:", "", *table(["estimator", *map(str, budgets)], rows), ""]
     most = budgets[-1]
     rows = []
     for estimator, budget in COMPARED:
-        if budget not in budgets:
+        if not of(found, estimator, budget, "abpc"):
             continue
         for other in ("paper", "normalized"):
             cells = []
@@ -177,8 +216,9 @@ def page(found: dict[str, Sequence[Quality]], seconds: float) -> list[str]:
     lines = [
         "# Quality for each mask",
         "",
-        f"RISE, {GRID} × {GRID} cells, of which {P_KEEP:.0%} are kept, zeros for what is not; predicted classes. Every "
-        "estimator has the same masks. Means over two banks of masks, ± half of the 95 % interval over the samples.",
+        f"RISE, {GRID} × {GRID} cells, of which {P_KEEP:.0%} are kept, zeros for what is not; predicted classes. All "
+        "estimators have the same masks, independent ones or, where it says so, the points of a Sobol sequence. Means "
+        "and half of their 95 % interval over the samples. The correlation is that of maps from two banks of masks.",
         "",
     ]
     for title, each in found.items():
@@ -188,21 +228,41 @@ def page(found: dict[str, Sequence[Quality]], seconds: float) -> list[str]:
     return [*lines, "`python -m benchmarks.estimators`: " + circumstances(seconds, versions())]
 
 
+def kept(path: Path) -> dict[str, list[Quality]]:
+    """What a log holds, by network."""
+    found: dict[str, list[Quality]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        record = json.loads(line)
+        found.setdefault(record.pop("title"), []).append(Quality(**record))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("subjects", nargs="*", default=["vit"], help=f"some of {', '.join(SUBJECTS)}")
+    parser.add_argument("subjects", nargs="*", default=["vit"], help=f"some of {', '.join(PLANS)}")
     parser.add_argument("--photographs", type=Path, help="a folder of photographs for lite0, which takes hours")
     parser.add_argument("--samples", type=int, default=N_SAMPLES)
-    parser.add_argument("--masks", type=int, default=BUDGETS[-1], help="at most so many")
+    parser.add_argument("--part", default="1/1", help="which of how many parts of the samples")
+    parser.add_argument("--log", type=Path, default=LOG, help="JSON lines, one a map, as soon as it is scored")
+    parser.add_argument("--resume", action="store_true", help="keep what the log holds, and go on from there")
     parser.add_argument("--dry", action="store_true", help="print the page instead of keeping it")
     arguments = parser.parse_args()
+    part, n_parts = map(int, arguments.part.split("/"))
+    if not arguments.resume:
+        arguments.log.unlink(missing_ok=True)
     start = time.perf_counter()
-    found: dict[str, Sequence[Quality]] = {}
-    budgets = [each for each in BUDGETS if each <= arguments.masks]
     for key in arguments.subjects:
         tuned = subject(key, arguments.samples, folder=arguments.photographs)
-        found[tuned.name] = [each for i in range(arguments.samples) for each in measured(tuned, budgets, i)]
-    lines = page(found, time.perf_counter() - start)
+        tuned = replace(tuned, model=quick(tuned.model)) if key == "lite0" else tuned
+        done = {each.sample for each in kept(arguments.log).get(tuned.name, [])}
+        for i in range(part - 1, arguments.samples, n_parts):
+            if i in done:
+                continue
+            lines = [json.dumps({"title": tuned.name, **asdict(each)}) for each in measured(tuned, PLANS[key], i)]
+            with arguments.log.open("a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+            print(tuned.name, i, f"[{time.perf_counter() - start:.0f} s]", flush=True)
+    lines = page(kept(arguments.log), time.perf_counter() - start)
     print("\n".join(lines))
     if not arguments.dry:
         write("estimators", lines)
