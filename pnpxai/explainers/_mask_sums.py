@@ -105,6 +105,7 @@ def pass_masks(
     n_masks: int,
     baseline_fn: Baseline,
     precision: Precision = "float32",
+    among: Tensor | None = None,
 ) -> S:
     """Score every sample under every mask, ``x ⊙ M + baseline ⊙ (1 - M)``, and sum; all samples share the masks.
 
@@ -116,6 +117,8 @@ def pass_masks(
         n_masks: how many masks, those that are known among them.
         baseline_fn: what stands for absence.
         precision: what the model is asked in; ``"auto"`` decides for each sample, by `agreeing`.
+        among: the samples that are asked about, ``(n,)``, at least one; the sums over the others' scores then lack
+            these masks. None for all.
 
     Returns:
         The sums over ``n_masks`` masks.
@@ -124,6 +127,7 @@ def pass_masks(
         ModelError: a score that is not finite.
     """
     n, first, sums = len(request), known.n_masks, copy.deepcopy(known)
+    asked = torch.arange(n) if among is None else among.nonzero()[:, 0].cpu()
     scorer = MaskedScorer(request, score, bank, baseline_for(baseline_fn, request.input))
 
     def consume(chunk: MaskChunk, column: Tensor, row: Tensor, scores: Tensor) -> None:
@@ -132,12 +136,12 @@ def pass_masks(
         table[row, column] = scores.to(table)
         present = torch.zeros_like(table, dtype=torch.bool)
         present[row, column] = True
-        sums.add(chunk, present[0], table, present)
+        sums.add(chunk, present[asked[0]], table, present)
 
     if sums.lower is None:
         sums.lower = agreeing(scorer) if precision == "auto" else torch.full((n,), precision == "bfloat16")
     for way in (False, True):
-        samples = (sums.lower == way).nonzero()[:, 0]
+        samples = asked[sums.lower[asked] == way]
         if len(samples):
             scorer.stream(first, n_masks, samples, consume, lower=way)
     return sums

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,17 @@ from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._maps import as_given, like_inputs
 from pnpxai.explainers._mask_ridge import MaskMoments, no_masks
+from pnpxai.explainers._mask_settling import Settling, settle
 from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
 from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskBank
 from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
-from pnpxai.limits import OneOf
+from pnpxai.limits import OneOf, OrNone, Within
 from pnpxai.outputs import select
 from pnpxai.precision import Precision
 
 Kept: TypeAlias = MaskSums | MaskMoments
+K = TypeVar("K", bound=Kept)
 ESTIMATORS = ("paper", "normalized", "centered", "ridge")
 
 
@@ -41,11 +43,13 @@ class RiseExplanation:
             fewer than ten masks kept the position, or fewer than ten did not.
         relative_error: the root mean square of the standard error by the deviation of the map over its positions,
             ``(n,)``; with ``ε`` of it, the map's correlation with the map of all masks is about ``1/√(1 + ε²)``.
+        n_masks: how many masks the map is made of, ``(n,)``.
     """
 
     relevance: Any
     standard_error: Any
     relative_error: Tensor
+    n_masks: Tensor
 
 
 class RISE(Explainer):
@@ -84,6 +88,9 @@ class RISE(Explainer):
         precision: what the masked inputs are asked in: ``"float32"`` for the model's own precision; ``"bfloat16"``,
             where that is float32, which takes half the time on processors that have it; ``"auto"`` for bfloat16 where
             the processor has it and the scores of 32 masks keep their order, decided for each sample.
+        tol: the relative error (see `RiseExplanation`) at which a sample is asked no further, by the estimator
+            ``"ridge"``: .25 for a correlation of about .97 with the map of all masks, .5 for .89. Looked at from 128
+            masks on; two looks in a row have to agree. ``n_masks`` is then the most. None for all of them.
 
     Presets: 16 cells for smaller objects (Petsiuk et al., CVPR 2021, arXiv 2006.03204); 8 cells of which a tenth is
     kept, as in the authors' code for ImageNet.
@@ -103,7 +110,7 @@ class RISE(Explainer):
     PRESETS = ({"grid_size": 16}, {"grid_size": 8, "p_keep": 0.1})
     BUDGET = ("n_masks",)
     NESTED = True
-    LIMITS = {**MASK_LIMITS, "estimator": OneOf(ESTIMATORS)}
+    LIMITS = {**MASK_LIMITS, "estimator": OneOf(ESTIMATORS), "tol": OrNone(Within(0.0, low_open=True))}
 
     def __init__(
         self,
@@ -119,6 +126,7 @@ class RISE(Explainer):
         estimator: str = "centered",
         sampling: str = "independent",
         precision: Precision = "float32",
+        tol: float | None = None,
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
         self.n_masks = n_masks
@@ -130,6 +138,7 @@ class RISE(Explainer):
         self.estimator = estimator
         self.sampling = sampling
         self.precision = precision
+        self.tol = tol
 
     def chunk_size(self) -> int | None:
         """``batch_size``."""
@@ -148,38 +157,55 @@ class RISE(Explainer):
         model_reference(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, targets)
-            bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed, self.sampling)
-            none = no_masks(request.input, bank, ridge=self.estimator == "ridge")
+            found = self._settle(request, self.n_masks, None)
+            return RiseExplanation(
+                like_inputs(as_maps(found.relevance, request.input), inputs, request),
+                as_given((as_maps(found.standard_error, request.input),), inputs, request),
+                found.relative_error,
+                found.n_masks,
+            )
+
+    def explain_further(
+        self, request: Request, budget: int, state: Kept | Settling | None
+    ) -> tuple[Tensor, Kept | Settling]:
+        """One map a sample, from sums over the same masks."""
+        if self.tol is not None:
+            assert not isinstance(state, MaskSums | MaskMoments)
+            settled = self._settle(request, budget, state)
+            return as_maps(settled.relevance, request.input), settled
+        assert not isinstance(state, Settling)
+        sums = self._more(request, state or self._none(request), budget)
+        return as_maps(rise_map(sums, self.p_keep, self.estimator), request.input), sums
+
+    def _settle(self, request: Request, n_masks: int, state: Settling | None) -> Settling:
+        if state is None:
+            none = self._none(request)
             if not isinstance(none, MaskMoments):
                 raise ParameterError(
                     "estimator='ridge' for a standard error, and no more features than it can regress on",
                     f"{self.estimator!r} with inputs of shape {tuple(request.input.shape)}",
-                    "Change the estimator, or use attribute for the map alone.",
+                    "Change the estimator, or use attribute without tol for the map alone.",
                 )
-            _, sums = self.explain_further(request, self.n_masks, none)
-            assert isinstance(sums, MaskMoments)
-            effects, error = sums.effects(), sums.standard_error()
-            spread = effects.var(1, correction=0)
-            known = error.square().mean(1)
-            return RiseExplanation(
-                like_inputs(as_maps(effects, request.input), inputs, request),
-                as_given((as_maps(error, request.input),), inputs, request),
-                torch.where(known > 0, known / spread, 0.0).sqrt(),
-            )
+            state = Settling.begin(none)
+        return settle(lambda sums, n, among: self._more(request, sums, n, among), state, n_masks, self.tol)
 
-    def explain_further(self, request: Request, budget: int, state: Kept | None) -> tuple[Tensor, Kept]:
-        """One map a sample, from sums over the same masks."""
-        bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed, self.sampling)
-        sums = pass_masks(
+    def _bank(self, request: Request) -> MaskBank:
+        return MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed, self.sampling)
+
+    def _none(self, request: Request) -> Kept:
+        return no_masks(request.input, self._bank(request), ridge=self.estimator == "ridge")
+
+    def _more(self, request: Request, sums: K, n_masks: int, among: Tensor | None = None) -> K:
+        return pass_masks(
             request,
             lambda outputs, index: select(outputs, request.targets_for(index), "probability"),
-            state or no_masks(request.input, bank, ridge=self.estimator == "ridge"),
-            bank,
-            budget,
+            sums,
+            self._bank(request),
+            n_masks,
             self.baseline_fn,
             self.precision,
+            among,
         )
-        return as_maps(rise_map(sums, self.p_keep, self.estimator), request.input), sums
 
 
 def rise_map(sums: Kept, p_keep: float, estimator: str) -> Tensor:
