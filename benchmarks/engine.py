@@ -2,14 +2,18 @@
 
 Each method and the same number of bare passes, at the fastest batch size, take turns in one process; the figure is the
 median of the ratios. Perturbation methods and metrics are set against forward passes without gradients, the others
-against forward and backward passes to the inputs.
+against forward and backward passes to the inputs with frozen weights; all against float32. Memory is the peak of a
+process of its own, less that of a bare pass in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.written import circumstances, table, write
-from pnpxai.explainers import RELAX, RISE, IntegratedGradients, SmoothGrad
+from pnpxai.explainers import MP, RELAX, RISE, IntegratedGradients, SmoothGrad
 from pnpxai.forward import count_forwards
 from pnpxai.metrics import AbPC, MuFidelity
 from pnpxai.photographs import cropped, efficientnet_lite0, photographs, standardized
@@ -26,8 +30,11 @@ from pnpxai.tuning._problem import versions
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 N_MASKS = 1000
+N_STEPS = 50
 N_RUNS = 5
-AIMS = {"forward": 1.05, "metric": 1.1, "backward": 1.1}
+AIMS = {"forward": 1.05, "bfloat16": 0.6, "metric": 1.1, "backward": 1.1}
+MEGABYTES, FLAT = 200, 1.1
+"""Most memory above bare passes, and how many times as much ten times the masks may take."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,12 @@ def bare(model: nn.Module, inputs: Tensor, step: Callable[[nn.Module, Tensor], N
 
 def fastest(model: nn.Module, sample: Tensor, step: Callable[[nn.Module, Tensor], None]) -> Tensor:
     """The batch size at which a sample takes least, as a batch."""
-    taken: dict[int, float] = {}
     batches = {size: sample.expand(size, *sample.shape[1:]).clone() for size in BATCHES}
-    for size, inputs in batches.items():
-        step(model, inputs)
-        runs = [seconds(functools.partial(step, model, inputs)) for _ in range(N_RUNS)]
-        taken[size] = statistics.median(runs) / size
-    return batches[min(taken, key=lambda size: taken[size])]
+    taken: dict[int, list[float]] = {size: [] for size in BATCHES}
+    for _ in range(N_RUNS):
+        for size, inputs in batches.items():
+            taken[size].append(seconds(functools.partial(step, model, inputs)) / size)
+    return batches[min(taken, key=lambda size: min(taken[size]))]
 
 
 def works(model: nn.Module, x: Tensor, n_masks: int) -> list[Work]:
@@ -94,8 +100,19 @@ def works(model: nn.Module, x: Tensor, n_masks: int) -> list[Work]:
             lambda: RISE(model, n_masks=n_masks, estimator="ridge").attribute(x, target),
         ),
         Work(f"RELAX, {n_masks} masks", "forward", lambda: RELAX(model, n_masks=n_masks).attribute(x)),
+        Work(
+            f"RISE in bfloat16, {n_masks} masks",
+            "bfloat16",
+            lambda: RISE(model, n_masks=n_masks, precision="bfloat16").attribute(x, target),
+        ),
+        Work(
+            f"RELAX in bfloat16, {n_masks} masks",
+            "bfloat16",
+            lambda: RELAX(model, n_masks=n_masks, precision="bfloat16").attribute(x),
+        ),
         Work("AbPC", "metric", lambda: AbPC(model).evaluate(x, target, maps)),
         Work("MuFidelity", "metric", lambda: MuFidelity(model).evaluate(x, target, maps)),
+        Work(f"MP, {N_STEPS} steps", "backward", lambda: MP(model, max_iter=N_STEPS).attribute(x, target)),
         Work("SmoothGrad", "backward", lambda: SmoothGrad(model).attribute(x, target)),
         Work("IntegratedGradients", "backward", lambda: IntegratedGradients(model).attribute(x, target)),
     ]
@@ -103,11 +120,12 @@ def works(model: nn.Module, x: Tensor, n_masks: int) -> list[Work]:
 
 def measured(model: nn.Module, x: Tensor, n_masks: int, n_runs: int) -> list[list[str]]:
     """A row for each method."""
-    steps = {"forward": forward, "metric": forward, "backward": backward}
+    steps = {kind: backward if kind == "backward" else forward for kind in AIMS}
     batches = {step: fastest(model, x[:1], step) for step in (forward, backward)}
     rows = []
     for work in works(model, x, n_masks):
         step = steps[work.kind]
+        work.run()  # tries chunk sizes, once
         with count_forwards() as counter:
             work.run()
         ratios = []
@@ -131,7 +149,39 @@ def measured(model: nn.Module, x: Tensor, n_masks: int, n_runs: int) -> list[lis
     return rows
 
 
-def page(rows: Sequence[Sequence[str]], taken: float) -> list[str]:
+def peak() -> float:
+    """The most memory this process has had, in megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory_of(method: str, n_masks: int, n_images: int) -> float:
+    """Megabytes that a method takes above a bare pass of one image; in this process."""
+    torch.set_num_threads(1)
+    model = efficientnet_lite0()
+    x = standardized([cropped(each.open()) for each in photographs()])[:n_images]
+    forward(model, x[:1].clone())
+    before = peak()
+    {"RISE": RISE, "RELAX": RELAX}[method](model, n_masks=n_masks).attribute(x)
+    return peak() - before
+
+
+def memory(n_masks: int, n_images: int) -> list[list[str]]:
+    """A row for each method, from processes of their own."""
+    rows = []
+    for method in ("RISE", "RELAX"):
+        taken = []
+        for n in (n_masks, 10 * n_masks):
+            call = f"from benchmarks.engine import memory_of; print(memory_of({method!r}, {n}, {n_images}))"
+            done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
+            taken.append(float(done.stdout.split()[-1]))
+            print(method, n, f"{taken[-1]:.0f} MB", flush=True)
+        reached = max(taken) <= MEGABYTES and taken[1] <= FLAT * max(taken[0], 1.0)
+        cells = [f"{each:.0f}" for each in taken]
+        rows.append([method, str(n_images), *cells, f"{taken[1] / max(taken[0], 1.0):.2f}", "reached" if reached else "missed"])
+    return rows
+
+
+def page(rows: Sequence[Sequence[str]], kept: Sequence[Sequence[str]], n_masks: int, taken: float) -> list[str]:
     """The measured table as lines of Markdown."""
     columns = ["method", "images", "threads", "passes", "bare batch", "time over bare passes", "from, to", "aim"]
     return [
@@ -143,6 +193,10 @@ def page(rows: Sequence[Sequence[str]], taken: float) -> list[str]:
         + ".",
         "",
         *table(columns, rows),
+        "",
+        f"Memory above a bare pass of one image, in megabytes, the trial of chunk sizes included; aims: {MEGABYTES}, and {FLAT} times as much for ten times the masks.",
+        "",
+        *table(["method", "images", f"{n_masks:,} masks", f"{10 * n_masks:,} masks", "ratio", "aim"], kept),
         "",
         "`python -m benchmarks.engine`: " + circumstances(taken, versions()),
     ]
@@ -157,14 +211,15 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print the page instead of keeping it")
     arguments = parser.parse_args()
     start = time.perf_counter()
-    model = efficientnet_lite0()
+    model = efficientnet_lite0().requires_grad_(False)
     every = standardized([cropped(each.open()) for each in photographs()])
     rows = []
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for n in arguments.images:
             rows += measured(model, every[:n], arguments.masks, arguments.runs)
-    lines = page(rows, time.perf_counter() - start)
+    kept = memory(arguments.masks, 1)
+    lines = page(rows, kept, arguments.masks, time.perf_counter() - start)
     print("\n".join(lines))
     if not arguments.dry:
         write("engine", lines)

@@ -90,7 +90,10 @@ class RISE(Explainer):
             the processor has it and the scores of 32 masks keep their order, decided for each sample.
         tol: the relative error (see `RiseExplanation`) at which a sample is asked no further, by the estimator
             ``"ridge"``: .25 for a correlation of about .97 with the map of all masks, .5 for .89. Looked at from 128
-            masks on; two looks in a row have to agree. ``n_masks`` is then the most. None for all of them.
+            masks on; two looks in a row have to agree. ``n_masks`` is then the most. None for all of them. For a vision
+            transformer on digits it stopped at 1.1 times the masks at which the mean error was at .25, and at .15; at
+            1.4 to 1.5 times with Sobol masks, which err less than is known; and at half to two thirds of them with a
+            ``p_keep`` of .1, where scores do not vary alike.
 
     Presets: 16 cells for smaller objects (Petsiuk et al., CVPR 2021, arXiv 2006.03204); 8 cells of which a tenth is
     kept, as in the authors' code for ImageNet.
