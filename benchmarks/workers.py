@@ -29,10 +29,10 @@ from pnpxai.explainers import SmoothGrad
 from tests import postgres
 
 AIM = 1.6
-N_TRIALS = 48
+N_TRIALS = 110
 N_SAMPLES = 60
 SIDE = 64
-WORKERS = (1, 2, 4)
+WORKERS = (1, 4)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pnpxai.explainers._mask_basis import MaskBasis, mask_basis
-from pnpxai.explainers._mask_sums import MaskSums, exact_device
+from pnpxai.explainers._mask_sums import MaskSums
+from pnpxai.explainers._masked_scores import exact_device
 from pnpxai.explainers._masks import MaskBank, MaskChunk
 
 PENALTIES = torch.logspace(-5, 2, 57, dtype=torch.float64)

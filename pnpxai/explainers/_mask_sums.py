@@ -5,27 +5,19 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from pnpxai.baselines import Baseline, baseline_for
-from pnpxai.errors import ModelError
+from pnpxai.explainers._masked_scores import MaskedScorer, ScoreFunction, agreeing, exact_device
 from pnpxai.explainers._masks import MaskBank, MaskChunk
 from pnpxai.forward import Request
-from pnpxai.precision import Precision, fast_in_bfloat16
+from pnpxai.precision import Precision
 
 S = TypeVar("S", bound="Sums")
-ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-
-PROBE = 32
-"""Masks that are asked in both precisions before one is chosen."""
-AGREEMENT = 0.98
-"""The least rank correlation of scores in bfloat16 with those in float32."""
 
 
 class Sums(Protocol):
@@ -92,11 +84,6 @@ class MaskSums:
         return torch.where(self.masks > 0, self.weighted[power - 1] / self.masks, plain)
 
 
-def exact_device(inputs: Tensor) -> torch.device:
-    """Where sums are kept: beside the inputs, but MPS has no float64."""
-    return torch.device("cpu") if inputs.device.type == "mps" else inputs.device
-
-
 def pass_masks(
     request: Request,
     score: ScoreFunction,
@@ -145,94 +132,6 @@ def pass_masks(
         if len(samples):
             scorer.stream(first, n_masks, samples, consume, lower=way)
     return sums
-
-
-@dataclass(frozen=True, eq=False)
-class MaskedScorer:
-    """Asks for the scores of samples under masks.
-
-    Attributes:
-        request: the samples.
-        score: see `pass_masks`.
-        bank: the masks.
-        baseline: what stands for absence, of the samples' shape.
-    """
-
-    request: Request
-    score: ScoreFunction
-    bank: MaskBank
-    baseline: Tensor
-
-    def stream(
-        self,
-        first: int,
-        last: int,
-        samples: Tensor,
-        consume: Callable[[MaskChunk, Tensor, Tensor, Tensor], None],
-        *,
-        lower: bool,
-    ) -> None:
-        """Score some samples under masks number ``first`` to ``last``, a chunk at a time.
-
-        Args:
-            first: number of the first mask.
-            last: one past the number of the last.
-            samples: the numbers of the samples, ``(k,)``.
-            consume: takes some masks, and for each score the number of its mask among them, its sample and itself.
-            lower: ask in bfloat16.
-
-        Raises:
-            ModelError: a score that is not finite.
-        """
-        x, k, held = self.request.input, len(samples), MaskChunk.none()
-        samples = samples.to(x.device)
-
-        def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
-            nonlocal held
-            held = self.bank.draw(first + start // k, first - (-stop // k), x.device)
-            rows = torch.arange(start, stop, device=x.device)
-            masks, index = held.masks[rows // k - start // k].to(x.dtype), samples[rows % k]
-            masks = masks if self.bank.grid is None else masks[:, None]
-            return [torch.lerp(self.baseline[index], x[index], masks)], index
-
-        def read(start: int, stop: int, outputs: Tensor) -> None:
-            rows, exact = torch.arange(start, stop, device=x.device), exact_device(x)
-            index = samples[rows % k]
-            scores = self.score(outputs, index)
-            if not torch.isfinite(scores).all():
-                raise ModelError(
-                    "finite outputs on masked inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype."
-                )
-            consume(held, (rows // k - start // k).to(exact), index.to(exact), scores)
-
-        self.request.stream((last - first) * k, build, read, lower=lower)
-
-    def scores(self, n_masks: int, *, lower: bool) -> Tensor:
-        """Those of all samples under the first masks, ``(n, n_masks)``."""
-        n, kept = len(self.request), list[Tensor]()
-        self.stream(0, n_masks, torch.arange(n), lambda *found: kept.append(found[-1]), lower=lower)
-        return torch.cat(kept).reshape(n_masks, n).T
-
-
-def agreeing(scorer: MaskedScorer) -> Tensor:
-    """The samples whose scores have the same order in bfloat16 as in the model's own precision, ``(n,)``.
-
-    Asked are `PROBE` masks in both, where the device is fast in bfloat16; the orders agree where their rank correlation
-    (Spearman's) is `AGREEMENT` or more. A map adds up what such scores have in common, so its order agrees better yet.
-    """
-    request = scorer.request
-    if not (fast_in_bfloat16(request.input.device) and request.input.dtype == torch.float32):
-        return torch.zeros(len(request), dtype=torch.bool)
-    exact, close = (scorer.scores(PROBE, lower=way).cpu() for way in (False, True))
-    correlations = [_spearman(*both) for both in zip(exact, close, strict=True)]
-    return torch.tensor([each >= AGREEMENT for each in correlations])
-
-
-def _spearman(one: Tensor, other: Tensor) -> float:
-    """Rank correlation of two rows; 0 where one of them is constant."""
-    if (one == one[0]).all() or (other == other[0]).all():
-        return 0.0
-    return float(stats.spearmanr(one.numpy(), other.numpy()).statistic)
 
 
 def as_maps(values: Tensor, inputs: Tensor) -> Tensor:

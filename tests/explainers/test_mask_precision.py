@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pnpxai.errors import ParameterError
-from pnpxai.explainers import RELAX, RISE, _mask_sums
+from pnpxai.explainers import RELAX, RISE, _masked_scores
 from pnpxai.explainers._base import Explainer
-from pnpxai.explainers._mask_sums import PROBE
+from pnpxai.explainers._masked_scores import PROBE
 from pnpxai.explainers._masks import draw_masks
 from pnpxai.forward import count_forwards
 from tests.explainers.test_rise import slow_map
@@ -71,7 +71,7 @@ class Offset(nn.Module):
 
 @pytest.fixture
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_mask_sums, "fast_in_bfloat16", lambda device: True)
+    monkeypatch.setattr(_masked_scores, "fast_in_bfloat16", lambda device: True)
 
 
 @pytest.mark.parametrize("cls", [RISE, RELAX])
@@ -139,7 +139,7 @@ def test_the_choice_is_made_once_for_growing_budgets() -> None:
 
 
 def test_auto_leaves_processors_without_bfloat16_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_mask_sums, "fast_in_bfloat16", lambda device: False)
+    monkeypatch.setattr(_masked_scores, "fast_in_bfloat16", lambda device: False)
     (model, rows), inputs = watched(MLP()), batch(2, 6)
     RISE(model, n_masks=N_MASKS, precision="auto").attribute(inputs)
     assert rows == {True: 0, False: 2 * (N_MASKS + 1)}
