@@ -73,17 +73,16 @@ class MaskMoments:
             self.squares[power] += (raised**2).sum(1)
             self.mixed[power] += raised @ coordinates
 
-    def effects(self, power: int = 1) -> Tensor:
+    def effects(self, power: int = 1, fit: RidgeFit | None = None) -> Tensor:
         """``E[(f^power - E f^power) M] / p_keep`` at every position, ``(n, p)``, by `ridge`."""
-        return self.basis.expand(ridge(self, power).effects) / self.basis.p_keep
+        return self.basis.expand((fit or ridge(self, power)).effects) / self.basis.p_keep
 
-    def standard_error(self) -> Tensor:
+    def standard_error(self, fit: RidgeFit) -> Tensor:
         """Of `effects`, ``(n, p)``: what the masks that were not drawn leave open.
 
         Infinite where fewer than `ENOUGH` masks kept a position or fewer did not, and where too few masks are left over
         to tell how much the regression leaves unexplained.
         """
-        fit = ridge(self)
         kept = self.n_masks * self.basis.p_keep + self.basis.expand(self.masks[None])
         variance = kept.new_zeros(len(fit.effects), kept.shape[1])
         for start in range(0, len(fit.directions), DIRECTIONS):

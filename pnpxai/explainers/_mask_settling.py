@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pnpxai.explainers._mask_ridge import MaskMoments
+from pnpxai.explainers._mask_ridge import MaskMoments, ridge
 
 FIRST_LOOK = 128
 LOOKS_PER_DOUBLING = 4
@@ -65,7 +65,8 @@ class Settling:
 
     def look(self, sums: MaskMoments, tol: float | None) -> Settling:
         """The maps of open samples from more masks; ``tol`` is the relative error at which a map is settled, if any."""
-        effects, error = sums.effects(), sums.standard_error()
+        fit = ridge(sums)
+        effects, error = sums.effects(fit=fit), sums.standard_error(fit)
         relative = relative_error(effects, error)
 
         def where_open(new: Tensor, old: Tensor) -> Tensor:

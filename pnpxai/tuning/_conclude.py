@@ -93,7 +93,7 @@ def choices(study: optuna.Study, objective: Objective) -> list[Choice]:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         explainer, postprocessor = objective.built(trial)
         noted = trial.user_attrs
-        values = {"score": objective.race.value(noted["scores"]) + noted.get("to_come", 0.0)}
+        values = {"score": objective.race.value(noted["scores"], noted.get("to_come", 0.0))}
         values |= {name: noted[name] for name in names if name in noted}
         values |= {"forwards": noted["forwards_per_sample"], "runtime": noted["seconds_per_sample"]}
         complete = len(noted["scores"]) >= objective.race.n

@@ -152,7 +152,7 @@ class Objective:
         best = run.follow()
         assert run.seen is not None
         aims = measured(self.aims, self.cache.samples, self.index, run.seen, best.postprocessor)
-        value = self.race.value(best.scores) + best.to_come
+        value = self.race.value(best.scores, best.to_come)
         self.race.enter(best.scores)
         self._entered.add(trial.number)
         self._note(trial, best.postprocessor)

@@ -112,11 +112,16 @@ class Race:
         shared = LEVEL / max(1, len(self.looks) - 1)
         return chance_to_win(difference, self.n) < HOPE or has_lost(difference, level=shared)
 
-    def value(self, scores: Sequence[float]) -> float:
-        """The mean over all samples, or its estimate: the incumbent's mean plus the mean paired difference so far."""
+    def value(self, scores: Sequence[float], to_come: float = 0.0) -> float:
+        """The mean over all samples, or its estimate: the incumbent's mean plus the mean paired difference so far.
+
+        Args:
+            scores: of the first samples, at least one.
+            to_come: what is expected to be added, where the scores are those of a part of a budget.
+        """
         if len(scores) >= self.n or not self.incumbent:
-            return _mean(scores)
-        return _mean(self.incumbent) + _mean(scores) - _mean(self.incumbent[: len(scores)])
+            return _mean(scores) + to_come
+        return _mean(self.incumbent) + _mean(scores) - _mean(self.incumbent[: len(scores)]) + to_come
 
     def enter(self, scores: Sequence[float]) -> None:
         """Make complete scores the incumbent if their mean is better."""

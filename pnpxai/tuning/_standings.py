@@ -91,7 +91,7 @@ def _default(objective: Objective, name: str, done: Sequence[FrozenTrial]) -> Co
     return replace(
         configuration,
         tuning_scores=scores,
-        estimate=objective.race.value(scores) + first.user_attrs.get("usual_to_come", 0.0),
+        estimate=objective.race.value(scores, first.user_attrs.get("usual_to_come", 0.0)),
         forwards_per_sample=first.user_attrs["forwards_per_sample"],
         seconds_per_sample=first.user_attrs["seconds_per_sample"],
     )
@@ -105,7 +105,7 @@ def _configuration(objective: Objective, trial: FrozenTrial) -> Configuration:
         postprocessor,
         {name: value for name, value in trial.params.items() if name != "explainer"},
         scores,
-        estimate=objective.race.value(scores) + trial.user_attrs.get("to_come", 0.0),
+        estimate=objective.race.value(scores, trial.user_attrs.get("to_come", 0.0)),
         forwards_per_sample=trial.user_attrs["forwards_per_sample"],
         seconds_per_sample=trial.user_attrs["seconds_per_sample"],
     )
