@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # its usual name
 from torch import Tensor
+
+from pnpxai.explainers._masks import stretching
 
 COVERED = 0.999
 """Of the masks' variance, what the components that are kept make up …"""
@@ -150,10 +151,8 @@ def _step(length: int, cells: int) -> int:
 def _axis(length: int, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues ``(q,)``, falling, eigenvectors ``(length, q)``, and their products with ``U_a``, ``(C, q, s)``."""
     step, cell = _step(length, cells), -(-length // cells)
-    whole = F.interpolate(
-        torch.eye(cells, dtype=torch.float64)[:, None], (cells + 1) * cell, mode="linear", align_corners=False
-    )[:, 0]
-    upsampled = torch.stack([whole[:, a : a + length : step].T for a in range(cell)])  # (C, q, s)
+    whole = stretching(length, cells)
+    upsampled = torch.stack([whole[a : a + length : step] for a in range(cell)])  # (C, q, s)
     together = upsampled.transpose(0, 1).flatten(1)
     values, vectors = torch.linalg.eigh(together @ together.T / cell)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)

@@ -39,6 +39,8 @@ MASK_LIMITS: Mapping[str, Limit] = {
 }
 BLOCK = 32
 """Masks drawn from one generator; a mask is a function of the seed and of its number alone."""
+SLAB_NUMBERS = 2**18
+"""How many numbers of a Sobol sequence are drawn and kept at once, if they make a block."""
 
 
 def mask_grid(inputs: Tensor, grid_size: int | Sequence[int]) -> tuple[int, ...] | None:
@@ -98,30 +100,40 @@ def draw_masks(
 
 
 @functools.lru_cache(maxsize=4)
-def sobol_block(seed: int, block: int, d: int) -> Tensor:
-    """Points of a scrambled Sobol sequence, ``(BLOCK, d)``.
-
-    Raises:
-        ParameterError: more dimensions than the sequence has.
-    """
-    if d > qmc.Sobol.MAXDIM:
-        raise ParameterError(
-            f"at most {qmc.Sobol.MAXDIM} cells for sampling='sobol'", f"{d}", "Use a coarser grid, or 'antithetic'."
-        )
+def sobol_points(seed: int, slab: int, d: int) -> Tensor:
+    """Points of a scrambled Sobol sequence, those of one slab of ``sobol_slab(d)`` blocks: ``(m, d)``, float64."""
     sequence = qmc.Sobol(d, rng=np.random.default_rng(np.random.SeedSequence(seed)))
-    return torch.from_numpy(sequence.fast_forward(block * BLOCK).random(BLOCK) if block else sequence.random(BLOCK))
+    m = sobol_slab(d) * BLOCK
+    if slab:
+        sequence.fast_forward(slab * m)
+    return torch.from_numpy(sequence.random(m))
+
+
+def sobol_slab(d: int) -> int:
+    """How many blocks of points are drawn together: a power of two, for drawing takes as long as beginning to."""
+    return int(2 ** max(0, math.floor(math.log2(SLAB_NUMBERS / (BLOCK * d)))))
+
+
+@functools.lru_cache(maxsize=16)
+def stretching(length: int, cells: int) -> Tensor:
+    """How ``s`` cells are upsampled along an axis, before it is cropped to ``length``: ``((s + 1)·C, s)``, float64."""
+    return F.interpolate(
+        torch.eye(cells, dtype=torch.float64)[:, None],
+        (cells + 1) * -(-length // cells),
+        mode="linear",
+        align_corners=False,
+    )[:, 0].T.contiguous()
 
 
 def upsample(grids: Tensor, shifts: Tensor, size: Sequence[int]) -> Tensor:
     """Upsample grids ``(m, *s)`` to ``(s + 1)·C`` and crop each at its shift ``(m, axes)``: ``(m, *size)``."""
-    whole = F.interpolate(
-        grids[:, None],
-        [(s + 1) * -(-length // s) for length, s in zip(size, grids.shape[1:], strict=True)],
-        mode="bilinear" if len(size) == 2 else "linear",
-        align_corners=False,
-    )[:, 0]
-    windows = [[slice(a, a + length) for a, length in zip(each, size, strict=True)] for each in shifts.tolist()]
-    return torch.stack([each[tuple(window)] for each, window in zip(whole, windows, strict=True)])
+    windows = []
+    for length, cells, own in zip(size, grids.shape[1:], shifts.T.tolist(), strict=True):
+        whole = stretching(length, cells).to(grids)
+        windows.append(torch.stack([whole[a : a + length] for a in own]))
+    if len(size) == 1:
+        return torch.einsum("mls,ms->ml", windows[0], grids)
+    return windows[0] @ grids @ windows[1].mT
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +149,8 @@ class MaskBank:
             masks have no bias. ``"independent"``; ``"antithetic"`` for pairs, a cell being kept below ``p_keep`` of
             ``u`` and of ``1 - u`` and the shift the same, so that what an even number of cells does together hardly
             disturbs the effects of one (Hammersley and Morton, 1956); ``"sobol"`` for the points of a scrambled Sobol
-            sequence (Owen, 1998), which fill the space of cells evenly, best where the masks are a power of two.
+            sequence (Owen, 1998), which fill the space of cells evenly, best where the masks are a power of two (for
+            more than 21,201 cells, independent masks).
     """
 
     size: tuple[int, ...]
@@ -179,8 +192,9 @@ class MaskBank:
         generator = generator_for(self.seed, block)
         cells = self.size if self.grid is None else self.grid
         pairs, d = self.sampling == "antithetic", math.prod(cells)
-        if self.sampling == "sobol":
-            drawn = sobol_block(self.seed, block, d)
+        if self.sampling == "sobol" and d <= qmc.Sobol.MAXDIM:
+            slab, within = divmod(block, sobol_slab(d))
+            drawn = sobol_points(self.seed, slab, d)[within * BLOCK : (within + 1) * BLOCK]
         else:
             drawn = torch.rand((BLOCK // 2 if pairs else BLOCK, d), generator=generator)
         reaches = [-(-length // s) for length, s in zip(self.size, cells, strict=True)]

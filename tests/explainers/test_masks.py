@@ -5,9 +5,11 @@ import math
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import qmc
 from torch import Tensor
 
 from pnpxai.errors import ParameterError
@@ -19,6 +21,7 @@ from pnpxai.explainers._masks import (
     MaskBank,
     draw_masks,
     mask_grid,
+    sobol_slab,
     upsample,
 )
 from pnpxai.explainers._seeds import generator_for
@@ -68,7 +71,7 @@ def test_a_known_grid_matches_interpolate() -> None:
     whole = F.interpolate(grid[None, None], (9, 9), mode="bilinear", align_corners=False)[0, 0]
     for shift in itertools.product(range(3), repeat=2):
         found = upsample(grid[None], torch.tensor([shift]), (6, 5))[0]
-        assert torch.equal(found, whole[shift[0] : shift[0] + 6, shift[1] : shift[1] + 5])
+        torch.testing.assert_close(found, whole[shift[0] : shift[0] + 6, shift[1] : shift[1] + 5], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -144,8 +147,16 @@ def test_sobol_masks_keep_every_cell_equally_often(p_keep: float) -> None:
 
 
 def test_more_cells_than_the_sobol_sequence_has_dimensions() -> None:
-    with pytest.raises(ParameterError, match="21201 cells"):
-        draw_masks(0, 1, (22000,), None, 0.5, seed=0, sampling="sobol")
+    both = [draw_masks(0, 3, (21202,), None, 0.5, seed=0, sampling=each) for each in ("sobol", "independent")]
+    assert torch.equal(*both)
+
+
+@pytest.mark.parametrize("d", [5, 49, 20_000])
+def test_sobol_points_are_those_of_one_sequence(d: int) -> None:
+    n = 3 * BLOCK * sobol_slab(d)
+    sequence = qmc.Sobol(d, rng=np.random.default_rng(np.random.SeedSequence(4)))
+    bits = MaskBank((d,), None, 0.3, 4, "sobol").draw_bits(0, n)[0]
+    assert np.array_equal(bits.numpy(), sequence.random_base2(math.ceil(math.log2(n)))[:n] < 0.3)
 
 
 def test_keys_name_unrelated_streams() -> None:
