@@ -50,7 +50,10 @@ bench: $(VENV)/.dev postgresql  ## measured tables, written to benchmarks/result
 	$(BIN)/python -m benchmarks.grid_game
 	$(BIN)/python -m benchmarks.relevance_memory
 	$(BIN)/python -m benchmarks.engine
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sizes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race cnn vit
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race_against_separate cnn vit
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race_honesty

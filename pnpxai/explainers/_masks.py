@@ -70,7 +70,7 @@ def draw_masks(
     p_keep: float,
     seed: int,
     device: torch.device | str = "cpu",
-    sampling: str = "independent",
+    sampling: str = "sobol",
 ) -> Tensor:
     """Masks number ``start`` to ``stop`` of an endless bank (Petsiuk et al., 2018, section 3.2).
 
@@ -101,12 +101,16 @@ def draw_masks(
 
 @functools.lru_cache(maxsize=4)
 def sobol_points(seed: int, slab: int, d: int) -> Tensor:
-    """Points of a scrambled Sobol sequence, those of one slab of ``sobol_slab(d)`` blocks: ``(m, d)``, float64."""
-    sequence = qmc.Sobol(d, rng=np.random.default_rng(np.random.SeedSequence(seed)))
+    """Points of a scrambled Sobol sequence, those of one slab of ``sobol_slab(d)`` blocks: ``(m, d)``, float64.
+
+    The scrambling leaves which cells go together as it is, at ``p_keep`` of .5; which cell is which is shuffled, too.
+    """
+    random = np.random.default_rng(np.random.SeedSequence(seed))
+    order, sequence = random.permutation(d), qmc.Sobol(d, rng=random)
     m = sobol_slab(d) * BLOCK
     if slab:
         sequence.fast_forward(slab * m)
-    return torch.from_numpy(sequence.random(m))
+    return torch.from_numpy(sequence.random(m)[:, order])
 
 
 def sobol_slab(d: int) -> int:
@@ -157,11 +161,11 @@ class MaskBank:
     grid: tuple[int, ...] | None
     p_keep: float
     seed: int
-    sampling: str = "independent"
+    sampling: str = "sobol"
 
     @classmethod
     def for_inputs(
-        cls, inputs: Tensor, grid_size: int | Sequence[int], p_keep: float, seed: int, sampling: str = "independent"
+        cls, inputs: Tensor, grid_size: int | Sequence[int], p_keep: float, seed: int, sampling: str = "sobol"
     ) -> MaskBank:
         """The bank for inputs ``(n, …)``.
 

@@ -111,7 +111,7 @@ class RELAX(Explainer):
         model: nn.Module,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
-        n_masks: int = 1000,
+        n_masks: int = 512,
         grid_size: int | Sequence[int] = 7,
         p_keep: float = 0.5,
         baseline_fn: Baseline = "zeros",
@@ -119,7 +119,7 @@ class RELAX(Explainer):
         seed: int = 0,
         similarity: str | SimilarityFunction = "cosine",
         estimator: str = "normalized",
-        sampling: str = "independent",
+        sampling: str = "sobol",
         precision: Precision = "float32",
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)

@@ -83,8 +83,9 @@ class RISE(Explainer):
         batch_size: masked samples that go through the model at once; None for as many as fit.
         seed: names the masks, which all samples share; a larger ``n_masks`` adds to the same masks.
         estimator: one of the above.
-        sampling: ``"independent"`` masks, ``"antithetic"`` pairs or the points of a ``"sobol"`` sequence; in each, the
-            first masks are the same however many are drawn.
+        sampling: the points of a ``"sobol"`` sequence, ``"antithetic"`` pairs or ``"independent"`` masks; in each, the
+            first masks are the same however many are drawn, and means over them have no bias. Standard errors are those
+            of independent masks.
         precision: what the masked inputs are asked in: ``"float32"`` for the model's own precision; ``"bfloat16"``,
             where that is float32, which takes half the time on processors that have it; ``"auto"`` for bfloat16 where
             the processor has it and the scores of 32 masks keep their order, decided for each sample.
@@ -120,14 +121,14 @@ class RISE(Explainer):
         model: nn.Module,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
-        n_masks: int = 1000,
+        n_masks: int = 512,
         grid_size: int | Sequence[int] = 7,
         p_keep: float = 0.5,
         baseline_fn: Baseline = "zeros",
         batch_size: int | None = None,
         seed: int = 0,
         estimator: str = "centered",
-        sampling: str = "independent",
+        sampling: str = "sobol",
         precision: Precision = "float32",
         tol: float | None = None,
     ) -> None:

@@ -181,16 +181,29 @@ def test_the_standard_error_is_that_of_the_posterior() -> None:
 @pytest.mark.parametrize(("make", "shape"), [(VGGLike, (3, 16, 16)), (TimeCNN, (2, 24)), (MLP, (6,))])
 def test_standard_errors_cover_the_map_of_all_masks(make: type, shape: tuple[int, ...]) -> None:
     model, inputs = seeded(make()), batch(3, *shape)
-    explainer = RISE(model, n_masks=20_000, grid_size=3, seed=99, estimator="centered")
+    drawn = {"grid_size": 3, "sampling": "independent"}
+    explainer = RISE(model, n_masks=20_000, seed=99, estimator="centered", **drawn)
     truth = explainer.attribute(inputs, 1)
     covered, errors, expected = [], [], []
     for seed in range(8):
-        found = RISE(model, n_masks=300, grid_size=3, seed=seed, estimator="ridge").explain(inputs, 1)
+        found = RISE(model, n_masks=300, seed=seed, estimator="ridge", **drawn).explain(inputs, 1)
         covered.append(((found.relevance - truth).abs() <= 1.96 * found.standard_error).float().mean())
         errors.append((found.relevance - truth).flatten(1).square().mean(1).sqrt() / truth.flatten(1).std(1))
         expected.append(found.relative_error)
     assert 0.82 < torch.stack(covered).mean() <= 1.0  # 0.95 if residuals spread alike under all masks
     assert 0.7 < torch.stack(errors).mean() / torch.stack(expected).mean() < 1.3
+
+
+@pytest.mark.parametrize(("make", "shape"), [(VGGLike, (3, 16, 16)), (TimeCNN, (2, 24)), (MLP, (6,))])
+def test_sobol_masks_err_less_than_the_error_says(make: type, shape: tuple[int, ...]) -> None:
+    model, inputs = seeded(make()), batch(3, *shape)
+    truth = RISE(model, n_masks=20_000, grid_size=3, seed=99, sampling="independent").attribute(inputs, 1)
+    errors, expected = [], []
+    for seed in range(4):
+        found = RISE(model, n_masks=256, grid_size=3, seed=seed, estimator="ridge").explain(inputs, 1)
+        errors.append((found.relevance - truth).flatten(1).square().mean(1).sqrt() / truth.flatten(1).std(1))
+        expected.append(found.relative_error)
+    assert torch.stack(errors).mean() < 0.9 * torch.stack(expected).mean()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

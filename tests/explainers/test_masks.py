@@ -151,12 +151,24 @@ def test_more_cells_than_the_sobol_sequence_has_dimensions() -> None:
     assert torch.equal(*both)
 
 
+def test_seeds_differ_in_which_cells_go_together() -> None:
+    """In 64 masks of 49 cells some pairs of cells are always kept alike, or never: other pairs for each seed."""
+    together = []
+    for seed in range(4):
+        bits = MaskBank((49,), None, 0.5, seed, "sobol").draw_bits(0, 64)[0]
+        together.append((torch.corrcoef(bits.T).abs() > 0.99) & ~torch.eye(49, dtype=torch.bool))
+    for one, other in itertools.combinations(together, 2):
+        assert one.sum() == other.sum() > 0
+        assert (one & other).sum() < one.sum() / 2
+
+
 @pytest.mark.parametrize("d", [5, 49, 20_000])
 def test_sobol_points_are_those_of_one_sequence(d: int) -> None:
     n = 3 * BLOCK * sobol_slab(d)
-    sequence = qmc.Sobol(d, rng=np.random.default_rng(np.random.SeedSequence(4)))
+    random = np.random.default_rng(np.random.SeedSequence(4))
+    order, sequence = random.permutation(d), qmc.Sobol(d, rng=random)
     bits = MaskBank((d,), None, 0.3, 4, "sobol").draw_bits(0, n)[0]
-    assert np.array_equal(bits.numpy(), sequence.random_base2(math.ceil(math.log2(n)))[:n] < 0.3)
+    assert np.array_equal(bits.numpy(), sequence.random_base2(math.ceil(math.log2(n)))[:n, order] < 0.3)
 
 
 def test_keys_name_unrelated_streams() -> None:

@@ -67,7 +67,7 @@ def test_it_is_the_slow_loop(kind: str, estimator: str) -> None:
     masks = draw_masks(0, 70, size, grid, 0.4, seed=5).double()
     for found, x, target in zip(maps, inputs, targets.tolist(), strict=True):
         expected = slow_map(model, x, target, masks, 0.4, 0.3, estimator)
-        torch.testing.assert_close(found.reshape(size), expected, rtol=1e-5, atol=1e-12)
+        torch.testing.assert_close(found.reshape(size), expected, rtol=1e-5, atol=1e-8 * float(expected.abs().max()))
 
 
 class FirstOutput(nn.Module):
@@ -201,7 +201,8 @@ def test_centring_takes_the_offset_out() -> None:
     constant = lambda outputs: outputs[:, 0] * 0 + 0.9  # noqa: E731
     inputs = batch(1, 6, dtype=torch.float64)
     assert RISE(model, n_masks=50).attribute(inputs, constant).abs().max() < 1e-12
-    assert RISE(model, n_masks=50, estimator="paper").attribute(inputs, constant).std() > 0.01
+    paper = RISE(model, n_masks=50, estimator="paper", sampling="independent").attribute(inputs, constant)
+    assert paper.std() > 0.01
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 5, 9), (2, 1, 1, 1), (1, 2, 3)])
