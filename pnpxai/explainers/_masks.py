@@ -62,43 +62,6 @@ def mask_grid(inputs: Tensor, grid_size: int | Sequence[int]) -> tuple[int, ...]
     return grid
 
 
-def draw_masks(
-    start: int,
-    stop: int,
-    size: Sequence[int],
-    grid: Sequence[int] | None,
-    p_keep: float,
-    seed: int,
-    device: torch.device | str = "cpu",
-    sampling: str = "sobol",
-) -> Tensor:
-    """Masks number ``start`` to ``stop`` of an endless bank (Petsiuk et al., 2018, section 3.2).
-
-    Each is a grid of independent bits, one with probability ``p_keep``, upsampled linearly to ``(s + 1)·C`` with
-    ``C = ceil(size / s)`` along each axis and cropped to ``size`` at a random shift in ``[0, C)``; its expectation is
-    ``p_keep`` everywhere. An axis shorter than the grid has ``C = 1``: no shift, and about one cell a position.
-
-    Args:
-        start: number of the first mask.
-        stop: one past the number of the last.
-        size: ``(h, w)``, ``(t,)`` or ``(d,)``.
-        grid: cells ``s`` along each axis; None for one bit a position.
-        p_keep: probability that a cell is kept.
-        seed: names the bank; the first masks of a bank are the same however many are drawn, and in what portions.
-        device: where the masks are built.
-        sampling: how masks depend on one another; see `MaskBank`.
-
-    Returns:
-        ``(stop - start, *size)``, values in [0, 1], float32.
-
-    Example:
-        >>> draw_masks(0, 2, (5,), None, 0.5, seed=0).shape
-        torch.Size([2, 5])
-    """
-    bank = MaskBank(tuple(size), None if grid is None else tuple(grid), p_keep, seed, sampling)
-    return bank.draw(start, stop, device).masks
-
-
 @functools.lru_cache(maxsize=4)
 def sobol_points(seed: int, slab: int, d: int) -> Tensor:
     """Points of a scrambled Sobol sequence, those of one slab of ``sobol_slab(d)`` blocks: ``(m, d)``, float64.
@@ -142,7 +105,12 @@ def upsample(grids: Tensor, shifts: Tensor, size: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class MaskBank:
-    """Masks by their number; see `draw_masks`.
+    """RISE's masks, an endless row (Petsiuk et al., 2018, section 3.2).
+
+    Each is a grid of bits, one with probability ``p_keep``, upsampled linearly to ``(s + 1)·C`` with ``C = ceil(size /
+    s)`` along each axis and cropped to ``size`` at a random shift in ``[0, C)``; its expectation is ``p_keep``
+    everywhere. An axis shorter than the grid has ``C = 1``: no shift, and about one cell a position. The first masks
+    are the same however many are drawn, and in what portions.
 
     Attributes:
         size: ``(h, w)``, ``(t,)`` or ``(d,)``.
@@ -155,6 +123,10 @@ class MaskBank:
             disturbs the effects of one (Hammersley and Morton, 1956); ``"sobol"`` for the points of a scrambled Sobol
             sequence (Owen, 1998), which fill the space of cells evenly, best where the masks are a power of two (for
             more than 21,201 cells, independent masks).
+
+    Example:
+        >>> MaskBank((5,), None, 0.5, seed=0).draw(0, 2).masks.shape
+        torch.Size([2, 5])
     """
 
     size: tuple[int, ...]

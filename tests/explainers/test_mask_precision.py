@@ -12,8 +12,8 @@ from pnpxai.errors import ParameterError
 from pnpxai.explainers import RELAX, RISE, _masked_scores
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._masked_scores import PROBE
-from pnpxai.explainers._masks import draw_masks
 from pnpxai.forward import count_forwards
+from tests.explainers.masks import draw_masks
 from tests.explainers.test_rise import slow_map
 from tests.nets import MLP, TinyTransformer, VGGLike, batch, seeded
 

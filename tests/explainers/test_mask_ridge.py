@@ -12,8 +12,9 @@ from pnpxai.errors import ParameterError
 from pnpxai.explainers import RELAX, RISE, Explainer
 from pnpxai.explainers._mask_basis import LARGEST_BASIS, GridBasis, mask_basis
 from pnpxai.explainers._mask_ridge import PENALTIES, PRUDENCE
-from pnpxai.explainers._masks import MaskBank, draw_masks
+from pnpxai.explainers._masks import MaskBank
 from pnpxai.forward import count_forwards
+from tests.explainers.masks import draw_masks
 from tests.explainers.test_rise import FirstOutput, mask_covariance
 from tests.nets import MLP, TimeCNN, VGGLike, batch, seeded
 

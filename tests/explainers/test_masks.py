@@ -19,7 +19,6 @@ from pnpxai.explainers._masks import (
     BLOCK,
     SAMPLINGS,
     MaskBank,
-    draw_masks,
     mask_grid,
     sobol_slab,
     upsample,
@@ -27,6 +26,7 @@ from pnpxai.explainers._masks import (
 from pnpxai.explainers._seeds import generator_for
 from pnpxai.forward import Request
 from pnpxai.outputs import select
+from tests.explainers.masks import draw_masks
 from tests.nets import MLP, VGGLike, batch, seeded
 
 SIZES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pnpxai.errors import ModelError, ParameterError
 from pnpxai.explainers import RISE
-from pnpxai.explainers._masks import draw_masks
 from pnpxai.forward import count_forwards
+from tests.explainers.masks import draw_masks
 from tests.explainers.test_masks import linear_value
 from tests.nets import MLP, TimeCNN, VGGLike, batch, seeded
 
