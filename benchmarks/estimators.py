@@ -95,6 +95,10 @@ class Both:
         """How many passed."""
         return self.sums.n_masks
 
+    def copied(self) -> Both:
+        """The same, to be added to."""
+        return Both(self.sums.copied(), self.moments.copied(), self.lower)
+
     def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         """Let some masks pass."""
         self.sums.add(chunk, fresh, scores, present)

@@ -18,15 +18,17 @@ ACTIVATIONS_PER_INPUT = 64
 LARGEST_CHUNK = 256
 ROOM = 4
 """How many times the rule's chunk is tried at most on the CPU, where nothing says that memory is short."""
-TIMED_BYTES = 2**16
+TIMED_BYTES = 2**13
 """Samples of fewer bytes go by the rule: their passes are too short to be timed well."""
-WORTH_TIMING = 128
-"""Samples that have to be asked about at once before a trial pays."""
-REPEATS = 3
+WORTH_TIMING = 16
+"""How many of the rule's chunks are asked about before a trial pays."""
+REPEATS, LONG, FEWER_REPEATS = 3, 16, 2
+"""How often a size is timed, and how often from so many samples on, which take longer and vary less."""
 SLOWER = 1.03
 """Sizes that take so many times the least are as good, and the smallest of them is taken."""
 
 _found: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
+_asked: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
 
 
 def default_chunk_size(inputs: Sequence[Tensor]) -> int:
@@ -45,9 +47,9 @@ def chunk_size_for(
     """How many samples go through the model at once.
 
     The rule's number where samples are small or whole numbers. Else the fastest, which is tried once, as soon as
-    ``n_samples`` are worth it, and remembered for the model, the inputs' shapes, dtypes and device, the number of
-    threads and the kind of pass; until then the rule's. Where two sizes are about equal another process may choose the
-    other one; the model's answers then differ by rounding.
+    what has been asked for makes it worth that, and remembered for the model, the inputs' shapes, dtypes and device,
+    the number of threads and the kind of pass; until then the rule's. Where two sizes are about equal another process
+    may choose the other one; the model's answers then differ by rounding.
 
     Args:
         model: the model.
@@ -62,7 +64,9 @@ def chunk_size_for(
     known = _found.setdefault(model, {})
     what = (kind, device, torch.get_num_threads(), tuple((each.shape[1:], each.dtype) for each in inputs))
     if what not in known:
-        if n_samples < WORTH_TIMING:
+        asked = _asked.setdefault(model, {})
+        asked[what] = asked.get(what, 0) + n_samples
+        if asked[what] < WORTH_TIMING * rule:
             return rule
         most = min(LARGEST_CHUNK, ROOM * rule) if device.type == "cpu" else LARGEST_CHUNK
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -89,7 +93,8 @@ def fastest_chunk_size(run: Callable[[int], object], most: int, clock: Callable[
     size, without_gain = 1, 0
     while size <= most and without_gain < 2:
         try:
-            seconds = min(_timed(run, size, clock) for _ in range(REPEATS)) / size
+            repeats = REPEATS if size < LONG else FEWER_REPEATS
+            seconds = min(_timed(run, size, clock) for _ in range(repeats)) / size
         except Exception as error:
             if size == 1 or not out_of_memory(error):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -9,6 +10,7 @@ import numbers
 import warnings
 from abc import ABCMeta
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
@@ -37,12 +39,13 @@ def choices(*values: Any) -> CategoricalDistribution:
         return CategoricalDistribution(values)
 
 
-def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
+@functools.cache  # asked at every construction, and dear
+def constructor_parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     """The arguments of a class's constructor by name, without ``self``."""
     initializer = cls.__init__  # type: ignore[misc]  # read, never called
     if initializer is object.__init__:
-        return {}
-    return dict(list(inspect.signature(initializer).parameters.items())[1:])
+        return MappingProxyType({})
+    return MappingProxyType(dict(list(inspect.signature(initializer).parameters.items())[1:]))
 
 
 class _CheckedAtConstruction(ABCMeta):

@@ -95,13 +95,14 @@ def test_it_is_tried_once_for_a_model_and_a_shape() -> None:
     machine = Machine(lambda size: size * (1 + size / 10))
     model, photo, other = nn.Linear(2, 2), torch.zeros(1, 3, 96, 96), torch.zeros(1, 3, 128, 128)
 
-    def tried(inputs: torch.Tensor, kind: str = "forward", n: int = WORTH_TIMING, net: nn.Module = model) -> int:
+    def tried(inputs: torch.Tensor, kind: str = "forward", n: int = 16 * LARGEST_CHUNK, net: nn.Module = model) -> int:
         machine.sizes.clear()
         chunk_size_for(net, [inputs], kind, n, machine.run)
         return len(machine.sizes)
 
-    assert tried(photo, n=WORTH_TIMING - 1) == 0
-    assert tried(photo) > 0
+    worth = WORTH_TIMING * default_chunk_size([photo])
+    assert tried(photo, n=worth // 2) == tried(photo, n=worth // 2 - 1) == 0
+    assert tried(photo, n=1) > 0  # together they are worth it
     assert tried(photo) == tried(photo, n=1) == 0
     assert tried(other) > 0
     assert tried(photo, kind="gradient") > 0
@@ -112,7 +113,7 @@ def test_it_is_tried_once_for_a_model_and_a_shape() -> None:
 
 def test_a_model_that_is_gone_is_forgotten() -> None:
     model = nn.Linear(2, 2)
-    chunk_size_for(model, [torch.zeros(1, 3, 96, 96)], "forward", WORTH_TIMING, lambda size: None)
+    chunk_size_for(model, [torch.zeros(1, 3, 96, 96)], "forward", 16 * LARGEST_CHUNK, lambda size: None)
     before = len(chunks._found)
     del model
     gc.collect()
@@ -124,6 +125,7 @@ def test_a_trial_changes_neither_map_nor_random_numbers(
     explainer: type[RISE | IntegratedGradients], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "TIMED_BYTES", 0)
+    monkeypatch.setattr(chunks, "WORTH_TIMING", 1)
     model, inputs = nn.Sequential(seeded(VGGLike()), nn.Dropout()), batch(2, 3, 16, 16)
     (name,) = explainer.BUDGET
     made = explainer(model.eval(), **{name: 200})

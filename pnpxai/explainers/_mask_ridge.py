@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +57,10 @@ class MaskMoments:
         sums = zeros(powers, n), zeros(powers, n), zeros(powers, n, d)
         return cls(0, basis, zeros(d), zeros(d, d), origin, *sums)
 
+    def copied(self) -> MaskMoments:
+        held = ("masks", "products", "origin", "scores", "squares", "mixed")
+        return replace(self, **{name: getattr(self, name).clone() for name in held})
+
     def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         first = scores.gather(1, present.int().argmax(1, keepdim=True))[:, 0]
         self.origin = torch.where(self.origin.isnan() & present.any(1), first, self.origin)
@@ -94,10 +97,6 @@ class MaskMoments:
     def mean(self, power: int = 1) -> Tensor:
         """The mean of ``f^power`` where a position is kept, ``(n, p)``."""
         return self.scores[power - 1, :, None] / self.n_masks + self.origin[:, None] + self.effects(power)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> MaskMoments:
-        held = ("masks", "products", "origin", "scores", "squares", "mixed")
-        return replace(self, **{name: getattr(self, name).clone() for name in held})
 
 
 def no_masks(inputs: Tensor, bank: MaskBank, *, ridge: bool, powers: int = 1) -> MaskSums | MaskMoments:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import torch
@@ -32,6 +31,9 @@ class Sums(Protocol):
     @property
     def n_masks(self) -> int:
         """How many masks there were."""
+
+    def copied(self: S) -> S:
+        """The same sums, to be added to."""
 
     def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         """Let some masks pass.
@@ -68,6 +70,9 @@ class MaskSums:
         n, p, device = len(inputs), math.prod(bank.size), exact_device(inputs)
         zeros = functools.partial(torch.zeros, dtype=torch.float64, device=device)
         return cls(0, zeros(p), zeros(powers, n), zeros(powers, n, p))
+
+    def copied(self) -> MaskSums:
+        return replace(self, masks=self.masks.clone(), scores=self.scores.clone(), weighted=self.weighted.clone())
 
     def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         masks = chunk.masks.flatten(1).to(scores)
@@ -113,7 +118,7 @@ def pass_masks(
     Raises:
         ModelError: a score that is not finite.
     """
-    n, first, sums = len(request), known.n_masks, copy.deepcopy(known)
+    n, first, sums = len(request), known.n_masks, known.copied()
     asked = torch.arange(n) if among is None else among.nonzero()[:, 0].cpu()
     scorer = MaskedScorer(request, score, bank, baseline_for(baseline_fn, request.input))
 

@@ -16,6 +16,10 @@ from pnpxai.metrics._base import Metric
 from pnpxai.outputs import predicted
 from pnpxai.postprocess import PostProcessor, norms
 
+TOGETHER = 32
+"""Changed copies of a single input that are explained at once; a batch keeps its size, for an explainer may know
+something of each of its samples, such as a baseline."""
+
 
 class Sensitivity(Metric):
     """Largest relative change of the map in a small ball around the input (after Yeh et al., 2019).
@@ -89,25 +93,28 @@ class Sensitivity(Metric):
 
     def evaluate_request(self, request: Request, values: Tensor, answers: Answers) -> Tensor:
         """The largest relative change over the perturbations."""
-        explainer = _on_tensors(self.need_explainer(), request)
-        inputs = request.input
+        inputs, n = request.input, len(request)
         samples = inputs.flatten(1)
         spread = (samples.amax(1) - samples.amin(1)).reshape([-1] + [1] * (inputs.ndim - 1))
         generator = torch.Generator().manual_seed(self.seed)
         largest = torch.zeros_like(values[:, 0])
-        for _ in range(self.n_perturbations):
-            uniform = 2 * torch.rand(inputs.shape[1:], generator=generator).to(inputs) - 1
-            maps = explainer.attribute(inputs + self.radius * spread * uniform, request.targets)
-            changed = self.feature_values(maps, inputs)
-            largest = torch.maximum(largest, norms(changed - values, 1))
+        at_once = TOGETHER if n == 1 else 1
+        for start in range(0, self.n_perturbations, at_once):
+            count = min(at_once, self.n_perturbations - start)
+            drawn = [2 * torch.rand(inputs.shape[1:], generator=generator).to(inputs) - 1 for _ in range(count)]
+            changed = torch.cat([inputs + self.radius * spread * each for each in drawn])
+            index = torch.arange(n, device=inputs.device).repeat(count)
+            maps = _on_tensors(self.need_explainer(), request, index).attribute(changed, request.targets_for(index))
+            change = norms(self.feature_values(maps, changed) - values[index], 1)
+            largest = torch.maximum(largest, change.reshape(-1, n).amax(0))
         norm = norms(values, 1)
         return largest / torch.where(norm > 0, norm, 1.0)
 
 
-def _on_tensors(explainer: Explainer, request: Request) -> Explainer:
-    """The explainer without extractors: it is given the tensor to be explained, and the further arguments are fixed."""
+def _on_tensors(explainer: Explainer, request: Request, index: Tensor) -> Explainer:
+    """The explainer without extractors: it is given tensors to be explained, and further arguments by ``index``."""
     if explainer.forward_arg_extractor is None and explainer.additional_forward_arg_extractor is None:
         return explainer
     return explainer.set_kwargs(
-        forward_arg_extractor=None, additional_forward_arg_extractor=lambda inputs: request.extra
+        forward_arg_extractor=None, additional_forward_arg_extractor=lambda inputs: request.extra_for(index)
     )

@@ -70,6 +70,15 @@ def test_a_quadratic_in_closed_form(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
+def test_a_single_input_is_changed_many_times_at_once_and_scored_as_in_a_batch() -> None:
+    model, x = seeded(nn.Linear(5, 2).double()), batch(3, 5, dtype=torch.float64)
+    metric = Sensitivity(model, Square(model), n_perturbations=40, radius=0.1)
+    alone = torch.cat([metric.evaluate(x[i : i + 1], 0) for i in range(3)])
+    sizes = [len(each) for each, _ in SEEN]
+    assert sizes == 3 * [1, 32, 8]
+    torch.testing.assert_close(alone, metric.evaluate(x, 0), rtol=1e-12, atol=0)
+
+
 def test_perturbations_fill_the_ball_and_are_the_same_for_every_sample() -> None:
     model = seeded(nn.Sequential(nn.Flatten(), nn.Linear(300, 2)).double())
     x = batch(2, 3, 10, 10, dtype=torch.float64)
