@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from pnpxai.batches import Extractor
 from pnpxai.errors import InputError, ParameterError, TargetError, unknown_name
-from pnpxai.explainers import Explainer
+from pnpxai.explainers import Explainer, attribute_together, shares_work
 from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.metrics import (
@@ -180,21 +180,34 @@ class Experiment:
         return made
 
     def explain(self, explainer: Choice, data_ids: Ids = None) -> Tensor:
-        """Raw maps of some samples by one explainer; kept, so that each is made once."""
+        """Raw maps of some samples by one explainer; kept, so that each is made once.
+
+        With them come the maps of explainers that cost nothing beside it (see `attribute_together`).
+        """
         chosen = _pick("explainer", explainer, self.explainers)
         ids = self.samples.ids(data_ids)
         missing = [i for i in ids if (chosen, i) not in self._maps]
         for part in _parts(missing, self.batch_size):
-            maps = chosen.attribute(self.inputs(part), self.targets(part))
+            sharing = [chosen, *self._sharing(chosen)]
+            maps, *others = attribute_together(sharing, self.inputs(part), self.targets(part))
             if not isinstance(maps, Tensor):
                 raise InputError(
                     "one tensor to be explained",
                     f"{len(maps)} maps from {type(chosen).__name__}",
                     "Choose one with forward_arg_extractor and pass the others by additional_forward_arg_extractor.",
                 )
-            for i, each in zip(part, maps, strict=True):
-                self._maps[chosen, i] = each.detach().cpu()
+            for explainer, found in zip(sharing, (maps, *others), strict=True):
+                for i, each in zip(part, found, strict=True):
+                    self._maps[explainer, i] = each.detach().cpu()
         return torch.stack([self._maps[chosen, i] for i in ids])
+
+    def _sharing(self, chosen: Explainer) -> list[Explainer]:
+        """The other explainers whose maps take nothing that ``chosen`` does not ask of the model."""
+        return [
+            each
+            for each in self.explainers
+            if each != chosen and shares_work(each, chosen) and each.budget <= chosen.budget
+        ]
 
     def run_batch(
         self, explainer_id: Choice = 0, postprocessor_id: Choice = 0, metric_id: Choice = 0, data_ids: Ids = None

@@ -1,6 +1,7 @@
 """The explainers; importing this module registers each of them in `EXPLAINERS`."""
 
 from pnpxai.explainers._base import EXPLAINERS, Explainer
+from pnpxai.explainers._together import attribute_together, shares_work
 from pnpxai.explainers.grad_cam import GradCam
 from pnpxai.explainers.gradient import Gradient, GradientXInput
 from pnpxai.explainers.integrated_gradients import IntegratedGradients
@@ -33,5 +34,7 @@ __all__ = [
     "RiseExplanation",
     "SmoothGrad",
     "VarGrad",
+    "attribute_together",
     "rank_average",
+    "shares_work",
 ]

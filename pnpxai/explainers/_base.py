@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -155,7 +155,7 @@ class Explainer(Tunable, ABC):
         """The method itself: one map for each of ``request.inputs``."""
         if type(self).explain_further is Explainer.explain_further:
             raise NotImplementedError(f"{type(self).__name__} overrides attribute")
-        return self.explain_further(request, getattr(self, self.BUDGET[0]), None)[0]
+        return self.explain_further(request, self.budget, None)[0]
 
     def explain_further(self, request: Request, budget: int, state: Any) -> tuple[Tensor | tuple[Tensor, ...], Any]:
         """The method of a nested explainer: the maps at a budget, continued from a lower one.
@@ -169,6 +169,20 @@ class Explainer(Tunable, ABC):
             The maps, as of `explain_request`, and what a call for a higher budget needs.
         """
         raise NotImplementedError(f"{type(self).__name__} is not nested")
+
+    @property
+    def budget(self) -> int:
+        """The value of the one argument named in ``BUDGET``."""
+        (name,) = self.BUDGET
+        return int(getattr(self, name))
+
+    def work(self) -> Hashable | None:
+        """What the state of `explain_further` depends on beside the request and the budget.
+
+        Explainers of the same work can go on from each other's states (see `attribute_together`). None for work that
+        no other explainer shares.
+        """
+        return None
 
     def request(self, inputs: Any, targets: Targets = None) -> Request:
         """Check a batch and put it on the model's device.

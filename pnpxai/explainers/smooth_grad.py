@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -64,6 +64,10 @@ class SmoothGrad(Explainer):
         self.noise_level = noise_level
         self.seed = seed
 
+    def work(self) -> Hashable:
+        """Gradients under these noises, which `VarGrad` takes, too."""
+        return GradientMoments, self.noise_level, self.seed
+
     def explain_further(
         self, request: Request, budget: int, state: GradientMoments | None
     ) -> tuple[tuple[Tensor, ...], GradientMoments]:
@@ -114,6 +118,10 @@ class VarGrad(Explainer):
         self.n_samples = n_samples
         self.noise_level = noise_level
         self.seed = seed
+
+    def work(self) -> Hashable:
+        """That of `SmoothGrad`."""
+        return GradientMoments, self.noise_level, self.seed
 
     def explain_further(
         self, request: Request, budget: int, state: GradientMoments | None

@@ -124,7 +124,7 @@ class MapCache:
         """Maps at each budget and then at the explainer's own, with whether they are the last."""
         inputs, targets = self.samples.take(index)
         seconds, n_forwards = 0.0, 0.0
-        steps = iter(explainer.refine(inputs, targets, [*budgets, own_budget(explainer)])) if budgets else None
+        steps = iter(explainer.refine(inputs, targets, [*budgets, explainer.budget])) if budgets else None
         for step in range(len(budgets) + 1):
             start = time.perf_counter()
             with count_forwards() as counter:
@@ -132,7 +132,7 @@ class MapCache:
             seconds += time.perf_counter() - start
             n_forwards += counter.n_samples
             check_maps(maps)
-            share = own_budget(explainer) / budgets[step] if step < len(budgets) else 1.0  # as if it had gone on
+            share = explainer.budget / budgets[step] if step < len(budgets) else 1.0  # as if it had gone on
             cost = Cost(share * n_forwards / len(index), share * seconds / len(index))
             self._costs |= dict.fromkeys([(number, i) for i in index], cost)
             yield maps, step == len(budgets)
@@ -186,11 +186,6 @@ def budget_name(explainer: Explainer) -> str:
     """The name of a nested explainer's one budget."""
     (name,) = type(explainer).BUDGET
     return name
-
-
-def own_budget(explainer: Explainer) -> int:
-    """Its value."""
-    return int(getattr(explainer, budget_name(explainer)))
 
 
 def plain(value: Any) -> bool:

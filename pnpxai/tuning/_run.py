@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnpxai.explainers import Explainer
 from pnpxai.postprocess import PostProcessor
-from pnpxai.tuning._maps import MapCache, budget_name, own_budget
+from pnpxai.tuning._maps import MapCache, budget_name
 from pnpxai.tuning._race import Race
 from pnpxai.tuning._scores import ScoreBook
 
@@ -90,7 +90,7 @@ class Run:
         """An eighth, a quarter and half of a budget that can be continued, while there is something to lose against."""
         if not self.race.enabled or not self.race.incumbent or not type(self.explainer).NESTED:
             return []
-        whole = own_budget(self.explainer)
+        whole = self.explainer.budget
         return [whole // 8, whole // 4, whole // 2] if whole // 8 >= LEAST_RUNG else []
 
     def _hopeless(self, scored: Sequence[Sequence[Sequence[float]]], doublings: int) -> bool:
