@@ -16,7 +16,7 @@ from pnpxai.explainers._descent import Descent, optimise_masks
 from pnpxai.explainers._gradients import differentiable
 from pnpxai.explainers._seeds import generator_for
 from pnpxai.forward import Request
-from pnpxai.limits import OneOf, WholeWithin, Within
+from pnpxai.limits import OneOf, OrNone, WholeWithin, Within
 from pnpxai.tunable import choices
 
 NOISE = 0.2
@@ -54,6 +54,9 @@ class MP(Explainer):
         sigma: the blur's deviation in pixels; larger removes more.
         convention: ``"destructive"`` or ``"constructive"``.
         seed: of the noise.
+        tol: an image is left as it is once ten steps lower its mean loss by less than this, in probability; None to
+            make all steps. On four photographs under EfficientNet-Lite0 .001 stopped after 52 to 62 of 100 steps, with
+            losses .001 above those at the end.
 
     Presets: the paper's prices (of sums over 28 × 28 cells there, of means here) and step size, in either convention.
 
@@ -94,6 +97,7 @@ class MP(Explainer):
         "sigma": Within(0.0, low_open=True),
         "convention": OneOf(("destructive", "constructive")),
         "seed": WholeWithin(0),
+        "tol": OrNone(Within(0.0, low_open=True)),
     }
 
     def __init__(
@@ -112,6 +116,7 @@ class MP(Explainer):
         sigma: float = 5,
         convention: str = "destructive",
         seed: int = 0,
+        tol: float | None = None,
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
         self.tv_beta = tv_beta
@@ -125,6 +130,7 @@ class MP(Explainer):
         self.sigma = sigma
         self.convention = convention
         self.seed = seed
+        self.tol = tol
 
     def explain_further(self, request: Request, budget: int, state: Descent | None) -> tuple[Tensor, Descent]:
         """The map of the optimised masks."""
@@ -137,19 +143,19 @@ class MP(Explainer):
         x, destructive = request.input, self.convention == "destructive"
         blurred = blur(x, _pair("kernel_size", self.kernel_size), self.sigma)
 
-        def loss(masks: Tensor, start: int, stop: int, step: int) -> Tensor:
-            images, background = x[start:stop], blurred[start:stop]
+        def loss(masks: Tensor, index: Tensor, step: int) -> Tensor:
+            images, background = x[index], blurred[index]
             if self.add_noise:
                 images, background = disturb((images, background), self.seed, step)
             mixed = torch.lerp(background, images, upsample_masks(masks, x).to(x.dtype))
-            scores = request.scores([mixed], torch.arange(start, stop, device=x.device), "probability").float()
+            scores = request.scores([mixed], index, "probability").float()
             differentiable(scores, request)
             area = (1 - masks if destructive else masks).mean((1, 2, 3))
             penalty = self.l1_coeff * area + self.tv_coeff * total_variation(masks, self.tv_beta)
             return (scores if destructive else -scores) + penalty
 
         masks = torch.full((len(x), 1, *_pair("mask_shape", self.mask_shape)), 0.5, device=x.device)
-        return optimise_masks(request, loss, known or Descent.of(masks), self.lr, max_iter)
+        return optimise_masks(request, loss, known or Descent.of(masks), self.lr, max_iter, self.tol)
 
 
 def upsample_masks(masks: Tensor, images: Tensor) -> Tensor:

@@ -121,6 +121,29 @@ def test_it_finds_the_patch_and_its_loss_falls(convention: str, add_noise: bool)
     assert windows[-1] < windows[0] - 0.04
 
 
+def test_an_image_whose_loss_falls_no_further_is_left_as_it_is() -> None:
+    model, inputs = seeded(VGGLike()).double(), 3 * batch(4, 3, 16, 16, dtype=torch.float64)
+    targets, tol = model(inputs).argmax(1), 2e-3
+    arguments = {"mask_shape": (5, 4), "kernel_size": 5}
+    whole = MP(model, max_iter=90, **arguments)
+    losses = whole.optimise(whole.request(inputs, targets), 90).losses
+    stops = [
+        next((s for s in range(20, 90) if losses[s - 20 : s - 10, i].mean() - losses[s - 10 : s, i].mean() < tol), 90)
+        for i in range(4)
+    ]
+    assert len(set(stops)) > 1
+    assert min(stops) < 60
+    explainer = MP(model, max_iter=90, tol=tol, **arguments)
+    with count_forwards() as counter:
+        maps = explainer.attribute(inputs, targets)
+    assert counter.n_samples == sum(stops)
+    for i, stop in enumerate(stops):
+        alone = MP(model, max_iter=stop, **arguments).attribute(inputs[i : i + 1], targets[i : i + 1])
+        torch.testing.assert_close(maps[i : i + 1], alone, rtol=0, atol=1e-5)
+    *_, continued = explainer.refine(inputs, targets, (30, 55, 90))
+    torch.testing.assert_close(continued, maps, rtol=0, atol=1e-5)
+
+
 def test_a_batch_is_its_images_and_chunks_do_not_matter(set_chunk_size: Callable[[int], None]) -> None:
     model, inputs = seeded(VGGLike()).double(), 3 * batch(5, 3, 16, 16, dtype=torch.float64)
     targets = model(inputs).argmax(1).tolist()
