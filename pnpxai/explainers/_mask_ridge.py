@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.explainers._mask_basis import MaskBasis, mask_basis
+from pnpxai.explainers._mask_record import MaskRecord
 from pnpxai.explainers._mask_sums import MaskSums
 from pnpxai.explainers._masked_scores import exact_device
 from pnpxai.explainers._masks import MaskBank, MaskChunk
@@ -37,6 +38,7 @@ class MaskMoments:
         squares: ``Σ f^2j``, ``(powers, n)``.
         mixed: ``Σ f^j z``, ``(powers, n, d)``.
         lower: see `Sums`.
+        record: of the single masks, where errors are to be known; None where not.
     """
 
     n_masks: int
@@ -48,24 +50,29 @@ class MaskMoments:
     squares: Tensor
     mixed: Tensor
     lower: Tensor | None = None
+    record: MaskRecord | None = None
 
     @classmethod
-    def none(cls, basis: MaskBasis, n: int, powers: int = 1) -> MaskMoments:
+    def none(cls, basis: MaskBasis, n: int, powers: int = 1, *, recorded: bool = False) -> MaskMoments:
         """Of no mask, for ``n`` scores a mask."""
         zeros, d = basis.spread.new_zeros, len(basis.spread)
         origin = torch.full_like(zeros(n), torch.nan if powers == 1 else 0.0)
         sums = zeros(powers, n), zeros(powers, n), zeros(powers, n, d)
-        return cls(0, basis, zeros(d), zeros(d, d), origin, *sums)
+        record = MaskRecord.none(n, basis.spread) if recorded else None
+        return cls(0, basis, zeros(d), zeros(d, d), origin, *sums, record=record)
 
     def copied(self) -> MaskMoments:
         held = ("masks", "products", "origin", "scores", "squares", "mixed")
-        return replace(self, **{name: getattr(self, name).clone() for name in held})
+        record = self.record and self.record.copied()
+        return replace(self, **{name: getattr(self, name).clone() for name in held}, record=record)
 
     def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         first = scores.gather(1, present.int().argmax(1, keepdim=True))[:, 0]
         self.origin = torch.where(self.origin.isnan() & present.any(1), first, self.origin)
         scores = torch.where(present, scores - self.origin[:, None], 0.0)
         coordinates = self.basis.coordinates(chunk.bits, chunk.shifts)
+        if self.record is not None:
+            self.record.add(chunk.first, coordinates, scores)
         new = coordinates[fresh]
         self.n_masks += len(new)
         self.masks += new.sum(0)
@@ -99,10 +106,22 @@ class MaskMoments:
         return self.scores[power - 1, :, None] / self.n_masks + self.origin[:, None] + self.effects(power)
 
 
-def no_masks(inputs: Tensor, bank: MaskBank, *, ridge: bool, powers: int = 1) -> MaskSums | MaskMoments:
-    """What an estimator keeps, before the first mask: by position where there are too many features to regress on."""
+def no_masks(
+    inputs: Tensor, bank: MaskBank, *, ridge: bool, powers: int = 1, recorded: bool = False
+) -> MaskSums | MaskMoments:
+    """What an estimator keeps, before the first mask: by position where there are too many features to regress on.
+
+    Args:
+        inputs: what is explained.
+        bank: the masks.
+        ridge: to regress on them.
+        powers: of the scores.
+        recorded: keep single masks, for a regression's errors.
+    """
     basis = mask_basis(bank.size, bank.grid, bank.p_keep, exact_device(inputs)) if ridge else None
-    return MaskMoments.none(basis, len(inputs), powers) if basis else MaskSums.none(inputs, bank, powers)
+    if basis is None:
+        return MaskSums.none(inputs, bank, powers)
+    return MaskMoments.none(basis, len(inputs), powers, recorded=recorded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +148,8 @@ def ridge(moments: MaskMoments, power: int = 1) -> RidgeFit:
 
     Unlike the mean of ``(f - mean f) z``, this does not take the masks' accidental correlations for effects of the
     model. It is biased towards zero by the penalty, less the more masks there are. The errors are those of the Bayesian
-    reading, with the penalty as a normal prior, which hold the bias, too (Wahba, 1983; Nychka, 1988).
+    reading, with the penalty as a normal prior, which hold the bias, too (Wahba, 1983; Nychka, 1988); where single
+    masks are recorded, times their `MaskRecord.design_effect`.
 
     Args:
         moments: of the masks and of powers of the scores.
@@ -154,4 +174,7 @@ def ridge(moments: MaskMoments, power: int = 1) -> RidgeFit:
     shrunk = inverse[chosen[:, 0]]  # (n, d)
     spare = (m - freedom)[chosen]
     noise = torch.where(spare > 1, unexplained.gather(1, chosen) / spare.clamp(min=1), torch.inf)
-    return RidgeFit((turned * shrunk) @ vectors.T * weights, (vectors * weights[:, None]).T, noise * shrunk)
+    effects = (turned * shrunk) @ vectors.T * weights
+    if moments.record is not None:
+        noise = noise * moments.record.design_effect(effects, moments.basis.spread)[:, None]
+    return RidgeFit(effects, (vectors * weights[:, None]).T, noise * shrunk)

@@ -11,17 +11,17 @@ from torch import Tensor
 from pnpxai.explainers._mask_ridge import MaskMoments, ridge
 
 FIRST_LOOK = 128
-LOOKS_PER_DOUBLING = 4
+LOOKS_PER_DOUBLING = 8
 LOOKS_IN_A_ROW = 2
 """So many looks have to find a map settled, that one lucky look does not."""
 
 
 def looks(above: int, last: int) -> Iterator[int]:
-    """Numbers of masks to look at, each a fourth root of 2 times the one before: those above one number, to another.
+    """Numbers of masks to look at, each an eighth root of 2 times the one before: those above one number, to another.
 
     Example:
         >>> list(looks(0, 256)), list(looks(152, 200))
-        ([128, 152, 181, 215, 256], [181])
+        ([128, 140, 152, 166, 181, 197, 215, 235, 256], [166, 181, 197])
     """
     k = 0
     while (n := round(FIRST_LOOK * 2 ** (k / LOOKS_PER_DOUBLING))) <= last:

@@ -151,7 +151,7 @@ class MaskBank:
         """Masks number ``start`` to ``stop``."""
         bits, shifts = self.draw_bits(start, stop)
         bits = bits.to(device)
-        return MaskChunk(bits, shifts, bits if self.grid is None else upsample(bits, shifts, self.size))
+        return MaskChunk(start, bits, shifts, bits if self.grid is None else upsample(bits, shifts, self.size))
 
     def draw_bits(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """What masks are made of: cells ``(stop - start, *s)``, ones and zeros, and shifts ``(stop - start, axes)``."""
@@ -182,8 +182,16 @@ class MaskBank:
 
 @dataclass(frozen=True, eq=False)
 class MaskChunk:
-    """Some masks: their cells ``(m, *s)``, their shifts ``(m, axes)`` and their values ``(m, *size)``."""
+    """Some masks in a row.
 
+    Attributes:
+        first: the number of the first.
+        bits: their cells, ``(m, *s)``.
+        shifts: ``(m, axes)``.
+        masks: their values, ``(m, *size)``.
+    """
+
+    first: int
     bits: Tensor
     shifts: Tensor
     masks: Tensor
@@ -191,4 +199,4 @@ class MaskChunk:
     @classmethod
     def none(cls) -> MaskChunk:
         """No mask."""
-        return cls(torch.empty(0), torch.empty(0), torch.empty(0))
+        return cls(0, torch.empty(0), torch.empty(0), torch.empty(0))

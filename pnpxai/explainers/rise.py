@@ -183,7 +183,7 @@ class RISE(Explainer):
 
     def _settle(self, request: Request, n_masks: int, state: Settling | None) -> Settling:
         if state is None:
-            none = self._none(request)
+            none = self._none(request, recorded=True)
             if not isinstance(none, MaskMoments):
                 raise ParameterError(
                     "estimator='ridge' for a standard error, and no more features than it can regress on",
@@ -196,8 +196,8 @@ class RISE(Explainer):
     def _bank(self, request: Request) -> MaskBank:
         return MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed, self.sampling)
 
-    def _none(self, request: Request) -> Kept:
-        return no_masks(request.input, self._bank(request), ridge=self.estimator == "ridge")
+    def _none(self, request: Request, *, recorded: bool = False) -> Kept:
+        return no_masks(request.input, self._bank(request), ridge=self.estimator == "ridge", recorded=recorded)
 
     def _more(self, request: Request, sums: K, n_masks: int, among: Tensor | None = None) -> K:
         return pass_masks(
