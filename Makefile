@@ -53,6 +53,7 @@ bench: $(VENV)/.dev postgresql  ## measured tables, written to benchmarks/result
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sizes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.settling
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race cnn vit
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race_against_separate cnn vit
