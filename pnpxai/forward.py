@@ -64,6 +64,7 @@ class Request:
         extra: further arguments of the model's forward, passed through (tensors of length ``n`` follow their sample).
         requested: the targets as class indices ``(n,)``, a function of the outputs, or None for the predicted class.
         chunk_size: samples that go through the model at once, if not as `chunk_size_for` has it.
+        compile: ask what ``torch.compile`` makes of the model, in `stream`.
     """
 
     model: nn.Module
@@ -71,6 +72,7 @@ class Request:
     extra: tuple[Any, ...]
     requested: Tensor | TargetFunction | None = None
     chunk_size: int | None = None
+    compile: bool = False
 
     @classmethod
     def build(
@@ -163,6 +165,12 @@ class Request:
         """Class indices ``(n,)``, the predicted ones where none were asked for, or a function of the outputs."""
         return predicted(self.outputs) if self.requested is None else self.requested
 
+    @cached_property
+    def compiled(self) -> Callable[..., Any]:
+        """The model compiled, once in a process for each kind of pass; it changes the model until the guard is left."""
+        made: Callable[..., Any] = torch.compile(self.model)
+        return made
+
     def rows(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """The inputs of samples ``start`` to ``stop``."""
         return tuple(each[start:stop] for each in self.inputs)
@@ -198,7 +206,8 @@ class Request:
             counter.n_calls += 1
         try:
             extra = (each.clone() if isinstance(each, Tensor) else each for each in self.extra_for(index))
-            returned = self.model(*(each.clone() for each in inputs), *extra)
+            model: Callable[..., Any] = self.compiled if self.compile and not torch.is_grad_enabled() else self.model
+            returned = model(*(each.clone() for each in inputs), *extra)
         except PnPXAIError:
             raise
         except Exception as error:
@@ -266,7 +275,7 @@ class Request:
 
         start = 0
         with torch.no_grad():
-            size = self.n_at_once(n_items, ("forward", lower), attempt)
+            size = self.n_at_once(n_items, ("forward", lower, self.compile), attempt)
             while start < n_items:
                 stop = min(start + size, n_items)
                 try:

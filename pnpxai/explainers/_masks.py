@@ -36,6 +36,7 @@ MASK_LIMITS: Mapping[str, Limit] = {
     "seed": WholeWithin(0),
     "sampling": OneOf(SAMPLINGS),
     "precision": OneOf(PRECISIONS),
+    "compile": OneOf((False, True)),
 }
 BLOCK = 32
 """Masks drawn from one generator; a mask is a function of the seed and of its number alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812  # its usual name
 from torch import Tensor, nn
 
 from pnpxai.baselines import Baseline
-from pnpxai.batches import Extractor
+from pnpxai.batches import Extractor, Targets
 from pnpxai.errors import ModelError, ParameterError, unknown_name
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._maps import like_inputs
@@ -87,6 +87,7 @@ class RELAX(Explainer):
             `RISE`), which takes fewer masks; of more than 512 features without a grid it is the normalized one.
         sampling: as of `RISE`.
         precision: likewise.
+        compile: likewise.
 
     Presets: 16 cells for smaller objects, as of `RISE`.
 
@@ -121,6 +122,7 @@ class RELAX(Explainer):
         estimator: str = "normalized",
         sampling: str = "sobol",
         precision: Precision = "float32",
+        compile: bool = False,
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
         self.n_masks = n_masks
@@ -133,10 +135,15 @@ class RELAX(Explainer):
         self.estimator = estimator
         self.sampling = sampling
         self.precision = precision
+        self.compile = compile
 
     def chunk_size(self) -> int | None:
         """``batch_size``."""
         return self.batch_size
+
+    def request(self, inputs: Any, targets: Targets = None) -> Request:
+        """As of `Explainer`, to a compiled model if that is asked for."""
+        return replace(super().request(inputs, targets), compile=self.compile)
 
     def explain(self, inputs: Any) -> RelaxExplanation:
         """Importance, uncertainty and the uncertainty-filtered importance of a batch, from one pass.
