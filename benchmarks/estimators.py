@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.quick import quick
 from benchmarks.race_subjects import Subject, subject
-from benchmarks.written import circumstances, table, write
+from benchmarks.written import RESULTS, circumstances, table, write
 from pnpxai.explainers._mask_ridge import MaskMoments, no_masks
 from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
 from pnpxai.explainers._masks import MaskBank, MaskChunk
@@ -215,6 +215,46 @@ def of(found: Sequence[Quality], estimator: str, budget: int, key: str) -> list[
     return [getattr(each, key) for each in sorted(own, key=lambda each: each.sample)]
 
 
+COLORS = {"paper": "#8a8a8a", "normalized": "#c8553d", "centered": "#1b6ca8", "ridge": "#3a7d44"}
+
+
+def draw(found: Mapping[str, Sequence[Quality]], path: Path) -> Path:
+    """Each measure against the number of masks, a row for each network; solid for Sobol masks, shaded the intervals."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    figure = Figure(figsize=(12.5, 3.9 * len(found)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(found), len(MEASURES), sharex="row", squeeze=False)
+    for (title, every), row in zip(found.items(), grid, strict=True):
+        strong = [each for each in every if not each.weak]
+        budgets = sorted({each.n_masks for each in strong})
+        for (name, key), axes in zip(MEASURES.items(), row, strict=True):
+            for estimator in NAMES:
+                known = {budget: of(strong, estimator, budget, key) for budget in budgets}
+                means = {n: interval(values) for n, values in known.items() if values and not math.isnan(values[0])}
+                if not means:
+                    continue
+                color, sobol = COLORS[estimator.partition(",")[0]], estimator.endswith("sobol")
+                centre, half = zip(*means.values(), strict=True)
+                axes.plot(list(means), centre, "o-" if sobol else ".--", color=color, markersize=4, label=estimator)
+                if sobol or estimator == "paper":
+                    low, high = ([a + sign * b for a, b in means.values()] for sign in (-1, 1))
+                    axes.fill_between(list(means), low, high, color=color, alpha=0.1, linewidth=0)
+            axes.set_xscale("log")
+            axes.set_xticks(budgets, [f"{n:,}" for n in budgets], rotation=45)
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color="0.9")
+            axes.set_title(name, fontsize=10)
+            axes.set_xlabel("masks, that is forwards")
+        row[0].set_ylabel(title)
+        row[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+    return path
+
+
 def page(found: dict[str, Sequence[Quality]], seconds: float) -> list[str]:
     """The measured tables as lines of Markdown."""
     lines = [
@@ -223,6 +263,8 @@ def page(found: dict[str, Sequence[Quality]], seconds: float) -> list[str]:
         f"RISE, {GRID} × {GRID} cells, of which {P_KEEP:.0%} are kept, zeros for what is not; predicted classes. All "
         "estimators have the same masks, independent ones or, where it says so, the points of a Sobol sequence. Means "
         "and half of their 95 % interval over the samples. The correlation is that of maps from two banks of masks.",
+        "",
+        "![Quality against the number of masks](estimators.png)",
         "",
     ]
     for title, each in found.items():
@@ -266,9 +308,13 @@ def main() -> None:
             with arguments.log.open("a", encoding="utf-8") as file:
                 file.write("\n".join(lines) + "\n")
             print(tuned.name, i, f"[{time.perf_counter() - start:.0f} s]", flush=True)
-    lines = page(kept(arguments.log), time.perf_counter() - start)
+    found = kept(arguments.log)
+    lines = page(found, time.perf_counter() - start)
     print("\n".join(lines))
-    if not arguments.dry:
+    if arguments.dry:
+        print(draw(found, Path(tempfile.gettempdir()) / "estimators.png"))
+    else:
+        draw(found, RESULTS / "estimators.png")
         write("estimators", lines)
 
 
