@@ -6,30 +6,26 @@ import functools
 import hashlib
 import inspect
 import json
-import numbers
 import warnings
 from abc import ABCMeta
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from optuna.distributions import (
     BaseDistribution,
-    CategoricalChoiceType,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import BaseTrial
 
 from pnpxai.errors import DeclarationError, ParameterError, unknown_name
 from pnpxai.limits import Limit
 
 T = TypeVar("T", bound="Tunable")
 R = TypeVar("R", bound="Role")
-Candidates: TypeAlias = Mapping[type["Tunable"], Sequence["Tunable"]]
 
 
 def choices(*values: Any) -> CategoricalDistribution:
@@ -101,7 +97,7 @@ def _check_declaration(cls: type[Tunable]) -> None:
             )
     for name, space in cls.TUNABLES.items():
         default = parameters[name].default
-        if isinstance(space, BaseDistribution) and not _contains(space, default):
+        if isinstance(space, BaseDistribution) and not contains(space, default):
             raise DeclarationError(
                 f"the default of {cls.__name__}.{name} in its range {space}", f"{default!r}", "Widen the range."
             )
@@ -120,7 +116,7 @@ def _check_preset(cls: type[Tunable], preset: Mapping[str, Any], defaults: Mappi
                 repr(name),
                 "Take it out of the preset, or declare it in TUNABLES.",
             )
-        space, filling = cls.TUNABLES[head], _filling(cls, head, values[head])
+        space, filling = cls.TUNABLES[head], role_filling(cls, head, values[head])
         if rest and isinstance(filling, Tunable):
             _check_preset(type(filling), {rest: value}, filling.get_params())
             value = filling.set_kwargs(**{rest: value})
@@ -129,7 +125,7 @@ def _check_preset(cls: type[Tunable], preset: Mapping[str, Any], defaults: Mappi
                 f"presets of {cls.__name__} to keep {name} to {space}", f"{value!r}", "Change one of the two."
             )
         values[head] = value
-    if all(_filling(cls, name, values[name]) == _filling(cls, name, defaults[name]) for name in values):
+    if all(role_filling(cls, name, values[name]) == role_filling(cls, name, defaults[name]) for name in values):
         raise DeclarationError(
             f"presets of {cls.__name__} that differ from its defaults", f"{dict(preset)}", "Take the preset out."
         )
@@ -138,14 +134,14 @@ def _check_preset(cls: type[Tunable], preset: Mapping[str, Any], defaults: Mappi
 def _fits(space: BaseDistribution | type[Tunable], value: Any) -> bool:
     """Whether a search over ``space`` can meet ``value``."""
     if isinstance(space, BaseDistribution):
-        return _contains(space, value)
+        return contains(space, value)
     if isinstance(value, str) and issubclass(space, Role):
         return value in space.REGISTRY
     own = type(value).TUNABLES if isinstance(value, space) else {}
     return isinstance(value, space) and all(_fits(each, getattr(value, name)) for name, each in own.items())
 
 
-def _filling(cls: type[Tunable], name: str, value: Any) -> Any:
+def role_filling(cls: type[Tunable], name: str, value: Any) -> Any:
     """The value of a tunable, where it names what fills a role the object meant."""
     role = cls.TUNABLES.get(name)
     if isinstance(value, str) and isinstance(role, type) and issubclass(role, Role) and value in role.REGISTRY:
@@ -153,7 +149,7 @@ def _filling(cls: type[Tunable], name: str, value: Any) -> Any:
     return value
 
 
-def _contains(space: BaseDistribution, value: Any) -> bool:
+def contains(space: BaseDistribution, value: Any) -> bool:
     if isinstance(space, CategoricalDistribution):
         return any(value is each or value == each for each in space.choices)
     if isinstance(space, FloatDistribution | IntDistribution):
@@ -213,7 +209,7 @@ class Tunable(metaclass=_CheckedAtConstruction):
 
     def _filled(self) -> dict[str, Any]:
         """`get_params` with the objects that names of roles mean, so that both ways of saying it are equal."""
-        return {name: _filling(type(self), name, value) for name, value in self.get_params().items()}
+        return {name: role_filling(type(self), name, value) for name, value in self.get_params().items()}
 
     def copy(self: T) -> T:
         """An equal object; a model is shared, never copied."""
@@ -227,7 +223,7 @@ class Tunable(metaclass=_CheckedAtConstruction):
         if type(self) is not type(other):
             return NotImplemented
         mine, theirs = self._filled(), other._filled()
-        return all(_same(mine[name], theirs[name]) for name in mine)
+        return all(same(mine[name], theirs[name]) for name in mine)
 
     def __hash__(self) -> int:
         return hash((type(self), json.dumps(to_json(self), sort_keys=True)))
@@ -237,7 +233,7 @@ class Tunable(metaclass=_CheckedAtConstruction):
         shown = (
             f"{name}={value!r}"
             for name, value in self.get_params().items()
-            if not isinstance(value, torch.nn.Module) and not _same(value, defaults[name].default)
+            if not isinstance(value, torch.nn.Module) and not same(value, defaults[name].default)
         )
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -272,90 +268,6 @@ class Role(Tunable):
         raise unknown_name(cls.__name__, value, cls.REGISTRY)
 
 
-def suggest(
-    trial: BaseTrial, obj: T, candidates: Candidates | None = None, *, prefix: str = "", budget: bool = False
-) -> T:
-    """Let a trial choose the tunables of ``obj``; a finished trial gives back the same object.
-
-    Args:
-        trial: a running Optuna trial (searches) or a frozen one (rebuilds).
-        obj: where the arguments that are not tuned come from.
-        candidates: role to the objects that may fill it; a role without candidates stays as it is, and so does one
-            that ``obj`` fills with something of its own (a function, a tensor). A number or choice of ``obj``'s own
-            outside its declared space widens it; a value of another kind stays as it is.
-        prefix: put before each name in the study.
-        budget: search what ``BUDGET`` names, too.
-    """
-    chosen: dict[str, Any] = {}
-    for name, space in _searched(obj, candidates or {}, budget):
-        if isinstance(space, list):
-            by_label = {_role_label(each): each for each in space}
-            if len(by_label) < len(space):
-                raise ParameterError(
-                    f"candidates for {name} with a name each",
-                    ", ".join(map(_role_label, space)),
-                    "Keep one of each name.",
-                )
-            label = trial.suggest_categorical(prefix + name, list(by_label))
-            chosen[name] = suggest(trial, by_label[label], candidates, prefix=f"{prefix}{name}.", budget=budget)
-        elif isinstance(space, FloatDistribution):
-            chosen[name] = trial.suggest_float(prefix + name, space.low, space.high, step=space.step, log=space.log)
-        elif isinstance(space, IntDistribution):
-            chosen[name] = trial.suggest_int(prefix + name, space.low, space.high, step=space.step, log=space.log)
-        else:
-            by_value = {_label(each): each for each in (*space.choices, getattr(obj, name))}
-            chosen[name] = by_value[trial.suggest_categorical(prefix + name, list(by_value))]
-    return obj.set_kwargs(**chosen)
-
-
-def trial_params(
-    obj: Tunable, candidates: Candidates | None = None, *, prefix: str = "", budget: bool = False
-) -> dict[str, Any]:
-    """What a trial has to choose so that `suggest` builds ``obj`` as it stands (to enqueue a default)."""
-    params: dict[str, Any] = {}
-    for name, space in _searched(obj, candidates or {}, budget):
-        value = getattr(obj, name)
-        if isinstance(space, list):
-            filled = _filling(type(obj), name, value)
-            params[prefix + name] = _role_label(filled)
-            params |= trial_params(filled, candidates, prefix=f"{prefix}{name}.", budget=budget)
-        else:
-            params[prefix + name] = _label(value) if isinstance(space, CategoricalDistribution) else value
-    return params
-
-
-def presets(obj: T, candidates: Candidates | None = None) -> list[T]:
-    """``obj`` under each preset of its class that a search around ``obj`` can meet, to be enqueued by `trial_params`.
-
-    Left out are presets that set what is not searched here (a role that no candidate fills as the preset does, or that
-    ``obj`` fills with something of its own), and those that ``obj`` already is.
-
-    Args:
-        obj: as for `suggest`.
-        candidates: as for `suggest`.
-    """
-    changed = [obj.set_kwargs(**preset) for preset in type(obj).PRESETS]
-    start = trial_params(obj, candidates)
-    return [
-        each for each in changed if _is_met(obj, each, candidates or {}) and trial_params(each, candidates) != start
-    ]
-
-
-def _is_met(obj: Tunable, wanted: Tunable, candidates: Candidates) -> bool:
-    """Whether `suggest` can make ``wanted`` of ``obj``."""
-    spaces = dict(_searched(obj, candidates, budget=False))
-    for name, value in wanted.get_params().items():
-        space = spaces.get(name)
-        if isinstance(space, list):
-            filled = _filling(type(obj), name, value)
-            met = any(type(each) is type(filled) and _is_met(each, filled, candidates) for each in space)
-        else:
-            met = _same(value, getattr(obj, name)) or (space is not None and _contains(space, value))
-        if not met:
-            return False
-    return True
-
-
 def to_json(value: Any) -> Any:
     """A JSON-compatible description that is equal for equal parameters; models appear by class, tensors by digest."""
     if isinstance(value, Tunable):
@@ -381,42 +293,6 @@ def to_json(value: Any) -> Any:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _searched(obj: Tunable, candidates: Candidates, budget: bool) -> Iterator[tuple[str, Any]]:
-    for name, space in type(obj).TUNABLES.items():
-        if name in type(obj).BUDGET and not budget:
-            continue
-        if isinstance(space, BaseDistribution):
-            widened = _with(space, getattr(obj, name))
-            if widened is not None:
-                yield name, widened
-        elif space in candidates:
-            own = getattr(obj, name)
-            if isinstance(own, str) and issubclass(space, Role):
-                own = space.resolve(own)
-            if isinstance(own, space):
-                others = [each for each in candidates[space] if _role_label(each) != _role_label(own)]
-                yield name, [own, *others]
-
-
-def _with(space: BaseDistribution, value: Any) -> BaseDistribution | None:
-    """The space, widened to hold ``value``; None where it cannot."""
-    if isinstance(space, CategoricalDistribution):
-        known = [_label(each) for each in space.choices]
-        if _label(value) in known:
-            return space
-        plain = value is None or isinstance(value, bool | int | float | str | tuple | list)
-        return choices(*space.choices, value) if plain else None
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return None
-    if isinstance(space, IntDistribution) and isinstance(value, numbers.Integral) and space.step == 1:
-        low, high = min(space.low, int(value)), max(space.high, int(value))
-        return IntDistribution(low, high, space.log) if low > 0 or not space.log else None
-    if isinstance(space, FloatDistribution) and space.step is None:
-        least, most = min(space.low, float(value)), max(space.high, float(value))
-        return FloatDistribution(least, most, space.log) if least > 0 or not space.log else None
-    return space if _contains(space, value) else None
-
-
 def _as_plain(space: BaseDistribution | type[Tunable]) -> tuple[type, dict[str, Any]]:
     if isinstance(space, CategoricalDistribution):
         return list, {"choices": list(space.choices)}
@@ -427,17 +303,7 @@ def _as_plain(space: BaseDistribution | type[Tunable]) -> tuple[type, dict[str, 
     return space, {}
 
 
-def _label(value: Any) -> CategoricalChoiceType:
-    if isinstance(value, tuple | list):
-        return "x".join(str(each) for each in value)
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
-
-
-def _role_label(value: Tunable) -> str:
-    return value.NAME if isinstance(value, Role) else type(value).__name__
-
-
-def _same(mine: Any, other: Any) -> bool:
+def same(mine: Any, other: Any) -> bool:
     if mine is other:
         return True
     if type(mine) is not type(other):
@@ -447,7 +313,7 @@ def _same(mine: Any, other: Any) -> bool:
     if isinstance(mine, np.ndarray):
         return mine.dtype == other.dtype and np.array_equal(mine, other)
     if isinstance(mine, tuple | list):
-        return len(mine) == len(other) and all(map(_same, mine, other))
+        return len(mine) == len(other) and all(map(same, mine, other))
     if isinstance(mine, Mapping):
-        return list(mine) == list(other) and all(_same(mine[key], other[key]) for key in mine)
+        return list(mine) == list(other) and all(same(mine[key], other[key]) for key in mine)
     return bool(mine == other)
