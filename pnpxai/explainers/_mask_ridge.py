@@ -83,9 +83,9 @@ class MaskMoments:
             self.squares[power] += (raised**2).sum(1)
             self.mixed[power] += raised @ coordinates
 
-    def effects(self, power: int = 1, fit: RidgeFit | None = None) -> Tensor:
-        """``E[(f^power - E f^power) M] / p_keep`` at every position, ``(n, p)``, by `ridge`."""
-        return self.basis.expand((fit or ridge(self, power)).effects) / self.basis.p_keep
+    def effects(self, fit: RidgeFit) -> Tensor:
+        """``E[(f - E f) M] / p_keep`` at every position, ``(n, p)``, by a regression of these."""
+        return self.basis.expand(fit.effects) / self.basis.p_keep
 
     def standard_error(self, fit: RidgeFit) -> Tensor:
         """Of `effects`, ``(n, p)``: what the masks that were not drawn leave open.
@@ -103,7 +103,7 @@ class MaskMoments:
 
     def mean(self, power: int = 1) -> Tensor:
         """The mean of ``f^power`` where a position is kept, ``(n, p)``."""
-        return self.scores[power - 1, :, None] / self.n_masks + self.origin[:, None] + self.effects(power)
+        return self.scores[power - 1, :, None] / self.n_masks + self.origin[:, None] + self.effects(ridge(self, power))
 
 
 def no_masks(

@@ -66,7 +66,7 @@ class Settling:
     def look(self, sums: MaskMoments, tol: float | None) -> Settling:
         """The maps of open samples from more masks; ``tol`` is the relative error at which a map is settled, if any."""
         fit = ridge(sums)
-        effects, error = sums.effects(fit=fit), sums.standard_error(fit)
+        effects, error = sums.effects(fit), sums.standard_error(fit)
         relative = relative_error(effects, error)
 
         def where_open(new: Tensor, old: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pnpxai.batches import Extractor, Targets
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._maps import as_given, like_inputs
-from pnpxai.explainers._mask_ridge import MaskMoments, no_masks
+from pnpxai.explainers._mask_ridge import MaskMoments, no_masks, ridge
 from pnpxai.explainers._mask_settling import Settling, settle
 from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
 from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskBank
@@ -221,7 +221,7 @@ class RISE(Explainer):
 def rise_map(sums: Kept, p_keep: float, estimator: str) -> Tensor:
     """The relevance ``(n, p)`` by one of the estimators of `RISE`; ``E[M] = p_keep`` at every position."""
     if isinstance(sums, MaskMoments):
-        return sums.effects()
+        return sums.effects(ridge(sums))
     if estimator == "normalized":
         return sums.mean()
     weighted = sums.weighted[0]
