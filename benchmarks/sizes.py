@@ -190,7 +190,7 @@ def prepared(point: Point) -> tuple[nn.Module, Callable[[], object]]:
 
 def chunks_given() -> contextlib.AbstractContextManager[object]:
     """Chunks of `CHUNK` inside the block."""
-    return mock.patch("pnpxai.forward.chunk_size_for", return_value=CHUNK)
+    return mock.patch("pnpxai.forward._request.chunk_size_for", return_value=CHUNK)
 
 
 def timed(point: Point, n_runs: int) -> dict[str, float]:

@@ -31,25 +31,11 @@ def in_chunks(request: Request, n_items: int, run: Callable[[int, int], object],
         rows, index = request.first_sample(size)
         score_gradients(request, rows, index)[0].flatten()[0].item()
 
-    size = min(request.n_at_once(n_items * rounds, "gradient", attempt), n_items)
-    start = 0
-    while start < n_items:
-        stop = min(start + size, n_items)
-        try:
-            run(start, stop)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            if size == 1:
-                raise ModelError(
-                    "enough memory for one input and its gradient",
-                    f"{error}",
-                    "Use smaller inputs or another device, or a method that needs no gradients.",
-                ) from error
-            size = max(1, size // 2)
-            request.chunk_size = size
-            continue
-        start = stop
+    size = request.n_at_once(n_items * rounds, "gradient", attempt)
+    for _ in request.portions(
+        n_items, size, run, "Use smaller inputs or another device, or a method without gradients."
+    ):
+        pass
 
 
 @contextlib.contextmanager

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,43 +13,11 @@ from torch import Tensor, nn
 from pnpxai.batches import Extractor, Targets, batch_shape, check_inputs, check_targets, extracted, usable
 from pnpxai.chunks import chunk_size_for, out_of_memory
 from pnpxai.errors import InputError, ModelError, PnPXAIError
+from pnpxai.forward._counting import count
 from pnpxai.outputs import Score, TargetFunction, output_tensor, predicted, select
 from pnpxai.precision import lowered
 
-
-@dataclass
-class ForwardCounter:
-    """What was asked of models while it was open.
-
-    Attributes:
-        n_samples: samples passed through a model (a batch of 8 counts 8).
-        n_calls: calls of a model.
-    """
-
-    n_samples: int = 0
-    n_calls: int = 0
-
-
-_counters: ContextVar[tuple[ForwardCounter, ...]] = ContextVar("pnpxai_forward_counters", default=())
-
-
-@contextlib.contextmanager
-def count_forwards() -> Iterator[ForwardCounter]:
-    """Count the model forwards inside the block; blocks may be nested.
-
-    Example:
-        >>> model = torch.nn.Linear(3, 2)
-        >>> with count_forwards() as counter:
-        ...     _ = Request.build(model, torch.zeros(5, 3)).outputs
-        >>> counter.n_samples
-        5
-    """
-    counter = ForwardCounter()
-    token = _counters.set((*_counters.get(), counter))
-    try:
-        yield counter
-    finally:
-        _counters.reset(token)
+T = TypeVar("T")
 
 
 @dataclass
@@ -201,9 +167,7 @@ class Request:
         """
         m = len(inputs[0])
         index = torch.arange(m, device=inputs[0].device) if index is None else index
-        for counter in _counters.get():
-            counter.n_samples += m
-            counter.n_calls += 1
+        count(m)
         try:
             extra = (each.clone() if isinstance(each, Tensor) else each for each in self.extra_for(index))
             model: Callable[..., Any] = self.compiled if self.compile and not torch.is_grad_enabled() else self.model
@@ -273,27 +237,52 @@ class Request:
             with lowered(self.inputs[0].device, lower):
                 self.call(*self.first_sample(size)).flatten()[0].item()
 
-        start = 0
+        def ask(start: int, stop: int) -> Tensor:
+            rows, index = build(start, stop)
+            with lowered(rows[0].device, lower):
+                outputs = self.call(rows, index)
+            return outputs.to(rows[0].dtype) if lower else outputs
+
         with torch.no_grad():
             size = self.n_at_once(n_items, ("forward", lower, self.compile), attempt)
-            while start < n_items:
-                stop = min(start + size, n_items)
-                try:
-                    rows, index = build(start, stop)
-                    with lowered(rows[0].device, lower):
-                        outputs = self.call(rows, index)
-                except Exception as error:
-                    if not out_of_memory(error):
-                        raise
-                    if size == 1:
-                        raise ModelError(
-                            "enough memory for one input", f"{error}", "Use smaller inputs or another device."
-                        ) from error
-                    size = max(1, size // 2)
-                    self.chunk_size = size
-                    continue
-                consume(start, stop, outputs.to(rows[0].dtype) if lower else outputs)
-                start = stop
+            for start, stop, outputs in self.portions(n_items, size, ask):
+                consume(start, stop, outputs)
+
+    def portions(
+        self,
+        n_items: int,
+        size: int,
+        ask: Callable[[int, int], T],
+        advice: str = "Use smaller inputs or another device.",
+    ) -> Iterator[tuple[int, int, T]]:
+        """Ask about any number of items, ``size`` at a time; what runs out of memory is halved and asked again.
+
+        Args:
+            n_items: how many there are in all.
+            size: how many at once; where it is halved, the rest is asked in the smaller size, and later calls too.
+            ask: from ``start, stop`` to what the model says about those items.
+            advice: what to do where a single item is too large.
+
+        Returns:
+            ``start``, ``stop`` and the answer for each portion.
+
+        Raises:
+            ModelError: a single item does not fit in memory.
+        """
+        start = 0
+        while start < n_items:
+            stop = min(start + size, n_items)
+            try:
+                answer = ask(start, stop)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                if stop - start == 1:
+                    raise ModelError("enough memory for one input", f"{error}", advice) from error
+                self.chunk_size = size = (stop - start) // 2
+                continue
+            yield start, stop, answer
+            start = stop
 
 
 def model_reference(model: object) -> Tensor:
