@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 import torch
@@ -122,21 +122,53 @@ def pass_masks(
     asked = torch.arange(n) if among is None else among.nonzero()[:, 0].cpu()
     scorer = MaskedScorer(request, score, bank, baseline_for(baseline_fn, request.input))
 
-    def consume(chunk: MaskChunk, column: Tensor, row: Tensor, scores: Tensor) -> None:
-        exact = exact_device(request.input)
-        table = torch.zeros(n, len(chunk.masks), dtype=torch.float64, device=exact)
-        table[row, column] = scores.to(table)
-        present = torch.zeros_like(table, dtype=torch.bool)
-        present[row, column] = True
-        sums.add(chunk, present[asked[0]], table, present)
-
     if sums.lower is None:
         sums.lower = agreeing(scorer) if precision == "auto" else torch.full((n,), precision == "bfloat16")
     for way in (False, True):
         samples = asked[sums.lower[asked] == way]
         if len(samples):
-            scorer.stream(first, n_masks, samples, consume, lower=way)
+            gathering = _Gathering(sums, n, int(asked[0]), exact_device(request.input))
+            scorer.stream(first, n_masks, samples, gathering.take, lower=way)
+            gathering.hand_on()
     return sums
+
+
+@dataclass(eq=False)
+class _Gathering:
+    """Scores of the masks in hand, added to sums when others are taken in hand: one matrix product for all of them.
+
+    Attributes:
+        sums: what is added to.
+        n: how many samples there are.
+        always: a sample that every mask is asked about.
+        device: where the sums are.
+        chunk: the masks in hand.
+        scores: of each sample under each, ``(n, m)``, float64.
+        present: those that are known, ``(n, m)``.
+    """
+
+    sums: Sums
+    n: int
+    always: int
+    device: torch.device
+    chunk: MaskChunk = field(default_factory=MaskChunk.none)
+    scores: Tensor = field(default_factory=lambda: torch.empty(0))
+    present: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def take(self, chunk: MaskChunk, column: Tensor, row: Tensor, scores: Tensor) -> None:
+        """As `MaskedScorer.stream` has it."""
+        if chunk is not self.chunk:
+            self.hand_on()
+            self.chunk = chunk
+            self.scores = torch.zeros(self.n, len(chunk.masks), dtype=torch.float64, device=self.device)
+            self.present = torch.zeros_like(self.scores, dtype=torch.bool)
+        self.scores[row, column] = scores.to(self.scores)
+        self.present[row, column] = True
+
+    def hand_on(self) -> None:
+        """Add what has been gathered."""
+        if len(self.present) and self.present.any():
+            self.sums.add(self.chunk, self.present[self.always], self.scores, self.present)
 
 
 def as_maps(values: Tensor, inputs: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from pnpxai.errors import ModelError
-from pnpxai.explainers._masks import MaskBank, MaskChunk
+from pnpxai.explainers._masks import BLOCK, MaskBank, MaskChunk
 from pnpxai.forward import Request
 from pnpxai.precision import fast_in_bfloat16
 
@@ -54,7 +54,8 @@ class MaskedScorer:
             first: number of the first mask.
             last: one past the number of the last.
             samples: the numbers of the samples, ``(k,)``.
-            consume: takes some masks, and for each score the number of its mask among them, its sample and itself.
+            consume: takes the masks in hand, the same ones as long as they last, and for each score the place of its
+                mask among them, its sample and itself.
             lower: ask in bfloat16.
 
         Raises:
@@ -65,9 +66,11 @@ class MaskedScorer:
 
         def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
             nonlocal held
-            held = self.bank.draw(first + start // k, first - (-stop // k), x.device)
+            a, b = first + start // k, first - (-stop // k)
+            if b > held.last:
+                held = self.bank.draw(a, min(max(b, a + BLOCK), last), x.device)
             rows = torch.arange(start, stop, device=x.device)
-            masks, index = held.masks[rows // k - start // k].to(x.dtype), samples[rows % k]
+            masks, index = held.masks[rows // k + first - held.first].to(x.dtype), samples[rows % k]
             masks = masks if self.bank.grid is None else masks[:, None]
             return [torch.lerp(self.baseline[index], x[index], masks)], index
 
@@ -79,7 +82,7 @@ class MaskedScorer:
                 raise ModelError(
                     "finite outputs on masked inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype."
                 )
-            consume(held, (rows // k - start // k).to(exact), index.to(exact), scores)
+            consume(held, (rows // k + first - held.first).to(exact), index.to(exact), scores)
 
         self.request.stream((last - first) * k, build, read, lower=lower)
 

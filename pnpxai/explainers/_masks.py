@@ -197,6 +197,11 @@ class MaskChunk:
     shifts: Tensor
     masks: Tensor
 
+    @property
+    def last(self) -> int:
+        """One past the number of the last."""
+        return self.first + len(self.bits)
+
     @classmethod
     def none(cls) -> MaskChunk:
         """No mask."""

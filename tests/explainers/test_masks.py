@@ -19,6 +19,7 @@ from pnpxai.explainers._masks import (
     BLOCK,
     SAMPLINGS,
     MaskBank,
+    MaskChunk,
     mask_grid,
     sobol_slab,
     upsample,
@@ -213,12 +214,32 @@ def test_memory_does_not_grow_with_the_number_of_masks(monkeypatch: pytest.Monke
     monkeypatch.setattr(_masks, "upsample", counting)
     inputs = batch(n, 3, 16, 16)
     found = []
-    for n_masks in (20, 200):
+    for n_masks in (100, 400):
         alive.clear()
         most = 0
         _sums(seeded(VGGLike()), inputs, 6, n_masks)
         found.append(most)
-    assert found[0] == found[1] <= 2 * (6 // n)  # one chunk's masks, and the next one's while they are drawn
+    assert found[0] == found[1] <= 2 * BLOCK  # the masks in hand, and the next ones while they are drawn
+
+
+def test_masks_are_drawn_and_summed_once_whatever_the_batch_and_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, summed = [], []
+
+    def counting(*args: Any, **kwargs: Any) -> Tensor:
+        drawn.append(len(args[0]))
+        return upsample(*args, **kwargs)
+
+    def noting(sums: MaskSums, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
+        summed.append(len(chunk.masks))
+        add(sums, chunk, fresh, scores, present)
+
+    add = MaskSums.add
+    monkeypatch.setattr(_masks, "upsample", counting)
+    monkeypatch.setattr(MaskSums, "add", noting)
+    _sums(seeded(VGGLike()), batch(5, 3, 16, 16), 3, 4 * BLOCK)  # a chunk has three of a mask's five samples
+    assert drawn == summed
+    assert len(drawn) <= 5
+    assert sum(drawn) <= 4 * BLOCK + len(drawn)  # a mask that two portions share is drawn twice
 
 
 @pytest.mark.parametrize("n", [1, 4])
