@@ -68,7 +68,7 @@ class MaskedScorer:
             nonlocal held
             a, b = first + start // k, first - (-stop // k)
             if b > held.last:
-                held = self.bank.draw(a, min(max(b, (a // BLOCK + 1) * BLOCK), last), x.device)
+                held = self.bank.draw(a, min(-(-b // BLOCK) * BLOCK, last), x.device)  # whole blocks are drawn
             rows = torch.arange(start, stop, device=x.device)
             masks, index = held.masks[rows // k + first - held.first].to(x.dtype), samples[rows % k]
             masks = masks if self.bank.grid is None else masks[:, None]

@@ -219,7 +219,7 @@ def test_memory_does_not_grow_with_the_number_of_masks(monkeypatch: pytest.Monke
         most = 0
         _sums(seeded(VGGLike()), inputs, 6, n_masks)
         found.append(most)
-    assert found[0] == found[1] <= 2 * BLOCK  # the masks in hand, and the next ones while they are drawn
+    assert found[0] == found[1] <= 2 * (BLOCK + 6)  # the masks in hand, and the next ones while they are drawn
 
 
 def test_masks_are_drawn_and_summed_once_whatever_the_batch_and_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
