@@ -167,7 +167,7 @@ class _Gathering:
 
     def hand_on(self) -> None:
         """Add what has been gathered."""
-        if len(self.present) and self.present.any():
+        if len(self.chunk.masks):
             self.sums.add(self.chunk, self.present[self.always], self.scores, self.present)
 
 

@@ -35,7 +35,7 @@ class RiseExplanation:
 
     The errors are those of independent masks, times what portions of the masks show of how these depend on one another
     and on what the regression leaves over; components that it does not use are left out. For small networks on digits
-    91 to 95 % of the positions of a map of 10,000 masks lay within 1.96 standard errors.
+    88 to 95 % of the positions of a map of 10,000 masks lay within 1.96 standard errors.
 
     Attributes:
         relevance: the map.
@@ -91,7 +91,7 @@ class RISE(Explainer):
         tol: the relative error (see `RiseExplanation`) at which a sample is asked no further, by the estimator
             ``"ridge"``: .25 for a correlation of about .97 with the map of all masks, .5 for .89. Looked at from 128
             masks on; two looks in a row have to agree. ``n_masks`` is then the most. None for all of them. For small
-            networks on digits it stopped at 1.0 to 1.2 times the masks at which the true error was there.
+            networks on digits it stopped at .95 to 1.2 times the masks at which the true error was there.
         compile: ask what ``torch.compile`` makes of the model. That takes minutes at first, once in a process, and
             needs a C++ compiler on the CPU; then a mask took EfficientNet-Lite0 a quarter to a third less. The map
             is the same but for rounding.

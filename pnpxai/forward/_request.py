@@ -202,9 +202,8 @@ class Request:
         return select(outputs, self.targets_for(index), score)
 
     def n_at_once(self, n_items: int, kind: Hashable, attempt: Callable[[int], object]) -> int:
-        """How many of ``n_items`` samples go through the model at once: ``chunk_size``, or see `chunk_size_for`."""
-        size = self.chunk_size or chunk_size_for(self.model, self.inputs, kind, n_items, attempt)
-        return min(size, max(n_items, 1))
+        """How many samples go through the model at once, of ``n_items``: ``chunk_size``, or see `chunk_size_for`."""
+        return self.chunk_size or chunk_size_for(self.model, self.inputs, kind, n_items, attempt)
 
     def first_sample(self, size: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """The first sample ``size`` times over, and its number as often."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pnpxai.batches import Extractor
 from pnpxai.explainers._base import Explainer
+from pnpxai.explainers._noise import ranges
 from pnpxai.forward import Request
 from pnpxai.limits import WholeWithin, Within
 from pnpxai.metrics._answers import NO_ANSWERS, TARGETS, Answers
@@ -94,15 +95,14 @@ class Sensitivity(Metric):
     def evaluate_request(self, request: Request, values: Tensor, answers: Answers) -> Tensor:
         """The largest relative change over the perturbations."""
         inputs, n = request.input, len(request)
-        samples = inputs.flatten(1)
-        spread = (samples.amax(1) - samples.amin(1)).reshape([-1] + [1] * (inputs.ndim - 1))
+        reach = self.radius * ranges(inputs)
         generator = torch.Generator().manual_seed(self.seed)
         largest = torch.zeros_like(values[:, 0])
         at_once = TOGETHER if n == 1 else 1
         for start in range(0, self.n_perturbations, at_once):
             count = min(at_once, self.n_perturbations - start)
             drawn = [2 * torch.rand(inputs.shape[1:], generator=generator).to(inputs) - 1 for _ in range(count)]
-            changed = torch.cat([inputs + self.radius * spread * each for each in drawn])
+            changed = torch.cat([inputs + reach * each for each in drawn])
             index = torch.arange(n, device=inputs.device).repeat(count)
             maps = _on_tensors(self.need_explainer(), request, index).attribute(changed, request.targets_for(index))
             change = norms(self.feature_values(maps, changed) - values[index], 1)
