@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from benchmarks.written import circumstances, table, write
@@ -37,6 +41,13 @@ BATCHED = 6.0
 """What eight images may take of MP by the time of one."""
 MEGABYTES, FLAT = 200, 1.1
 """Most memory above bare passes, and how many times as much ten times the masks may take."""
+ALIKE = 0.98
+"""Least rank correlation of a map by bfloat16 with that by float32."""
+LOG = Path("build") / "engine.jsonl"
+
+
+Step: TypeAlias = Callable[[nn.Module, Tensor], None]
+"""A bare pass of a batch."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +58,50 @@ class Work:
         name: of the method.
         kind: of `AIMS`.
         run: does it.
+        alone: whether one image says enough.
     """
 
     name: str
     kind: str
     run: Callable[[], object]
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a method took.
+
+    Attributes:
+        name: of the method.
+        kind: of `AIMS`.
+        n_images: of the batch.
+        n_threads: of torch.
+        n_passes: samples that went through the model.
+        batch: at which the bare passes are fastest.
+        ratios: its time by that of the bare passes, turn by turn.
+    """
+
+    name: str
+    kind: str
+    n_images: int
+    n_threads: int
+    n_passes: int
+    batch: int
+    ratios: list[float]
+
+    def row(self) -> list[str]:
+        """Of the table."""
+        ratio = statistics.median(self.ratios)
+        return [
+            self.name,
+            str(self.n_images),
+            str(self.n_threads),
+            f"{self.n_passes:,}",
+            str(self.batch),
+            f"{ratio:.3f}",
+            f"{min(self.ratios):.3f} to {max(self.ratios):.3f}",
+            "reached" if ratio <= AIMS[self.kind] else "missed",
+        ]
 
 
 def forward(model: nn.Module, inputs: Tensor) -> None:
@@ -73,14 +123,14 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def bare(model: nn.Module, inputs: Tensor, step: Callable[[nn.Module, Tensor], None], n: int) -> None:
+def bare(model: nn.Module, inputs: Tensor, step: Step, n: int) -> None:
     """``n`` samples through the model."""
     while n > 0:
         step(model, inputs[:n])
         n -= len(inputs)
 
 
-def fastest(model: nn.Module, sample: Tensor, step: Callable[[nn.Module, Tensor], None]) -> Tensor:
+def fastest(model: nn.Module, sample: Tensor, step: Step) -> Tensor:
     """The batch size at which a sample takes least, as a batch."""
     batches = {size: sample.expand(size, *sample.shape[1:]).clone() for size in BATCHES}
     taken: dict[int, list[float]] = {size: [] for size in BATCHES}
@@ -100,17 +150,20 @@ def works(model: nn.Module, x: Tensor, n_masks: int) -> list[Work]:
             f"RISE by ridge, {n_masks} masks",
             "forward",
             lambda: RISE(model, n_masks=n_masks, estimator="ridge").attribute(x, target),
+            alone=True,
         ),
         Work(f"RELAX, {n_masks} masks", "forward", lambda: RELAX(model, n_masks=n_masks).attribute(x)),
         Work(
             f"RISE in bfloat16, {n_masks} masks",
             "bfloat16",
             lambda: RISE(model, n_masks=n_masks, precision="bfloat16").attribute(x, target),
+            alone=True,
         ),
         Work(
             f"RELAX in bfloat16, {n_masks} masks",
             "bfloat16",
             lambda: RELAX(model, n_masks=n_masks, precision="bfloat16").attribute(x),
+            alone=True,
         ),
         Work("AbPC", "metric", lambda: AbPC(model).evaluate(x, target, maps)),
         Work("MuFidelity", "metric", lambda: MuFidelity(model).evaluate(x, target, maps)),
@@ -125,35 +178,20 @@ def works(model: nn.Module, x: Tensor, n_masks: int) -> list[Work]:
     ]
 
 
-def measured(model: nn.Module, x: Tensor, n_masks: int, n_runs: int) -> list[list[str]]:
-    """A row for each method."""
-    steps = {kind: backward if kind == "backward" else forward for kind in AIMS}
-    batches = {step: fastest(model, x[:1], step) for step in (forward, backward)}
-    rows = []
-    for work in works(model, x, n_masks):
-        step = steps[work.kind]
-        work.run()  # tries chunk sizes, once
-        with count_forwards() as counter:
-            work.run()
-        ratios = []
-        for _ in range(n_runs):
-            taken = seconds(work.run)
-            ratios.append(taken / seconds(functools.partial(bare, model, batches[step], step, counter.n_samples)))
-        ratio = statistics.median(ratios)
-        print(work.name, len(x), [f"{each:.3f}" for each in ratios], flush=True)
-        rows.append(
-            [
-                work.name,
-                str(len(x)),
-                str(torch.get_num_threads()),
-                f"{counter.n_samples:,}",
-                str(len(batches[step])),
-                f"{ratio:.3f}",
-                f"{min(ratios):.3f} to {max(ratios):.3f}",
-                "reached" if ratio <= AIMS[work.kind] else "missed",
-            ]
-        )
-    return rows
+def measured(
+    model: nn.Module, work: Work, batch_for: Callable[[Step], Tensor], n_images: int, n_runs: int
+) -> dict[str, Any]:
+    """A method and as many bare passes in turn, after one call that is not timed: it tries chunk sizes."""
+    step = backward if work.kind == "backward" else forward
+    batch = batch_for(step)
+    with count_forwards() as counter:
+        work.run()
+    ratios = []
+    for _ in range(n_runs):
+        taken = seconds(work.run)
+        ratios.append(taken / seconds(functools.partial(bare, model, batch, step, counter.n_samples)))
+    found = Measured(work.name, work.kind, n_images, torch.get_num_threads(), counter.n_samples, len(batch), ratios)
+    return asdict(found)
 
 
 def batched(model: nn.Module, x: Tensor, n_runs: int) -> list[str]:
@@ -173,6 +211,23 @@ def batched(model: nn.Module, x: Tensor, n_runs: int) -> list[str]:
     return [str(len(x)), str(torch.get_num_threads()), str(len(full)), f"{ours:.2f}", f"{limit:.2f}", reached]
 
 
+def lowered(model: nn.Module, every: Tensor, n_masks: int) -> list[list[str]]:
+    """A row for RISE and one for RELAX: rank correlation of their maps by bfloat16 with those by float32, by image."""
+    rows = []
+    for method in (RISE, RELAX):
+        correlations = []
+        for x in torch.split(every, 1):
+            maps = [
+                method(model, n_masks=n_masks, precision=precision).attribute(x).flatten().numpy()
+                for precision in ("float32", "bfloat16")
+            ]
+            correlations.append(float(stats.spearmanr(*maps).statistic))
+        reached = "reached" if min(correlations) > ALIKE else "missed"
+        cells = [f"{each:.4f}" for each in (statistics.median(correlations), min(correlations))]
+        rows.append([method.__name__, str(len(every)), *cells, reached])
+    return rows
+
+
 def peak() -> float:
     """The most memory this process has had, in megabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -189,40 +244,47 @@ def memory_of(method: str, n_masks: int, n_images: int, batch_size: int) -> floa
     return peak() - before
 
 
-def memory(n_masks: int, n_images: int, batch_size: int) -> list[list[str]]:
-    """A row for each method, from processes of their own."""
-    rows = []
-    for method in ("RISE", "RELAX"):
-        taken = []
-        for n in (n_masks, 10 * n_masks):
-            call = f"memory_of({method!r}, {n}, {n_images}, {batch_size})"
-            call = f"from benchmarks.engine import memory_of; print({call})"
-            done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
-            taken.append(float(done.stdout.split()[-1]))
-            print(method, n, f"{taken[-1]:.0f} MB", flush=True)
-        reached = max(taken) <= MEGABYTES and taken[1] <= FLAT * max(taken[0], 1.0)
-        cells = [f"{each:.0f}" for each in taken]
-        rows.append(
-            [
-                method,
-                str(n_images),
-                str(batch_size),
-                *cells,
-                f"{taken[1] / max(taken[0], 1.0):.2f}",
-                "reached" if reached else "missed",
-            ]
-        )
-    return rows
+def memory(method: str, n_masks: int, batch_size: int) -> list[str]:
+    """A row, from two processes of their own."""
+    taken = []
+    for n in (n_masks, 10 * n_masks):
+        call = f"memory_of({method!r}, {n}, 1, {batch_size})"
+        call = f"from benchmarks.engine import memory_of; print({call})"
+        done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
+        taken.append(float(done.stdout.split()[-1]))
+    ratio = taken[1] / max(taken[0], 1.0)
+    reached = "reached" if max(taken) <= MEGABYTES and ratio <= FLAT else "missed"
+    return [method, str(batch_size), *(f"{each:.0f}" for each in taken), f"{ratio:.2f}", reached]
 
 
-def page(
-    rows: Sequence[Sequence[str]],
-    together: Sequence[Sequence[str]],
-    kept: Sequence[Sequence[str]],
-    n_masks: int,
-    taken: float,
-) -> list[str]:
-    """The measured table as lines of Markdown."""
+class Log:
+    """What was measured, one JSON line each, under the name of what it is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def known(self) -> dict[str, Any]:
+        """All that was kept, in its order."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        return dict(json.loads(line) for line in lines)
+
+    def once(self, name: str, measure: Callable[[], Any]) -> None:
+        """Measure and keep it, unless it is there."""
+        if name in self.known():
+            return
+        start = time.perf_counter()
+        found = measure()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([name, found]) + "\n")
+        print(name, found, f"[{time.perf_counter() - start:.0f} s]", flush=True)
+
+
+def page(known: Mapping[str, Any], n_masks: int, taken: float) -> list[str]:
+    """What is known as lines of Markdown."""
+
+    def rows(kind: str) -> list[Any]:
+        return [each for name, each in known.items() if name.startswith(f"{kind}: ")]
+
     columns = ["method", "images", "threads", "passes", "bare batch", "time over bare passes", "from, to", "aim"]
     return [
         "# Time beside the model",
@@ -232,18 +294,22 @@ def page(
         + ", ".join(f"{value} ({name})" for name, value in AIMS.items())
         + ".",
         "",
-        *table(columns, rows),
+        *table(columns, [Measured(**each).row() for each in rows("time")]),
         "",
         f"MP of {N_STEPS} steps on several images by the time of one, and the least that bare passes there and back "
         f"allow: all of them at the fastest batch size by those of one image, one at a time. Aim: {BATCHED:g} for 8.",
         "",
-        *table(["images", "threads", "bare batch", "MP", "bare passes", "aim"], together),
+        *table(["images", "threads", "bare batch", "MP", "bare passes", "aim"], rows("batched")),
+        "",
+        f"Rank correlation of maps of {n_masks:,} masks by bfloat16 with those by float32; aim: above {ALIKE}.",
+        "",
+        *table(["method", "images", "median", "least", "aim"], [one for each in rows("lowered") for one in each]),
         "",
         f"Memory above a bare pass of one image, in megabytes; aims: {MEGABYTES}, and {FLAT} times as much for ten "
         "times the masks.",
         "",
         *table(
-            ["method", "images", "batch size", f"{n_masks:,} masks", f"{10 * n_masks:,} masks", "ratio", "aim"], kept
+            ["method", "batch size", f"{n_masks:,} masks", f"{10 * n_masks:,} masks", "ratio", "aim"], rows("memory")
         ),
         "",
         "`python -m benchmarks.engine`: " + circumstances(taken, versions()),
@@ -256,21 +322,39 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=N_RUNS)
     parser.add_argument("--images", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", default="", help="measure what has this in its name")
+    parser.add_argument("--log", type=Path, default=LOG, help="JSON lines, one a measurement, as soon as it is done")
+    parser.add_argument("--resume", action="store_true", help="keep what the log holds, and go on from there")
     parser.add_argument("--dry", action="store_true", help="print the page instead of keeping it")
     arguments = parser.parse_args()
-    start = time.perf_counter()
+    arguments.log.parent.mkdir(parents=True, exist_ok=True)
+    if not arguments.resume:
+        arguments.log.unlink(missing_ok=True)
+    log, start = Log(arguments.log), time.perf_counter()
     model = efficientnet_lite0().requires_grad_(False)
     every = standardized([cropped(each.open()) for each in photographs()])
-    rows, together = [], []
-    for threads in arguments.threads:
-        torch.set_num_threads(threads)
+
+    def once(name: str, measure: Callable[[], Any]) -> None:
+        if arguments.only in name:
+            log.once(name, measure)
+
+    for n_threads in arguments.threads:
+        torch.set_num_threads(n_threads)
+        batch_for = functools.cache(functools.partial(fastest, model, every[:1]))
         for n in arguments.images:
-            rows += measured(model, every[:n], arguments.masks, arguments.runs)
+            where = f"{n} images, {n_threads} threads"
+            for work in works(model, every[:n], arguments.masks):
+                if n > 1 and work.alone:
+                    continue
+                measure = functools.partial(measured, model, work, batch_for, n, arguments.runs)
+                once(f"time: {work.name}; {where}", measure)
             if n > 1:
-                together.append(batched(model, every[:n], arguments.runs))
-                print("MP", together[-1], flush=True)
-    kept = [row for size in (4, 8) for row in memory(arguments.masks, 1, size)]
-    lines = page(rows, together, kept, arguments.masks, time.perf_counter() - start)
+                once(f"batched: {where}", functools.partial(batched, model, every[:n], arguments.runs))
+    once("lowered: bfloat16", functools.partial(lowered, model, every, arguments.masks))
+    for method in ("RISE", "RELAX"):
+        for size in (4, 8):
+            once(f"memory: {method}, {size}", functools.partial(memory, method, arguments.masks, size))
+    lines = page(log.known(), arguments.masks, time.perf_counter() - start)
     print("\n".join(lines))
     if not arguments.dry:
         write("engine", lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -45,12 +47,29 @@ def test_every_method_is_set_against_passes_of_its_kind() -> None:
     assert {"RISE", "RELAX", "AbPC", "MuFidelity", "Sensitivity of Gradient", "SmoothGrad", "MP"} <= set(names)
 
 
-def test_a_page_of_it() -> None:
+def test_a_page_of_what_is_known(tmp_path: Path) -> None:
     model, x = seeded(VGGLike()).requires_grad_(False), batch(2, 3, 16, 16)
+    log = engine.Log(tmp_path / "engine.jsonl")
     with torch.random.fork_rng([]):
-        rows = engine.measured(model, x, 4, 1)
-        together = engine.batched(model, x, 1)
-    assert all(row[-1] in ("reached", "missed") for row in [*rows, together])
-    text = "\n".join(engine.page(rows, [together], [], 4, 1.0))
+        work = engine.works(model, x, 4)[0]
+        log.once("time: one", lambda: engine.measured(model, work, lambda _step: x, 2, 1))
+        log.once("batched: two", lambda: engine.batched(model, x, 1))
+        log.once("lowered: three", lambda: engine.lowered(model, x, 4))
+    known = log.known()
+    log.once("time: one", lambda: 1 / 0)
+    assert log.known() == known
+    assert known["time: one"]["n_passes"] == 8
+    assert float(known["batched: two"][3]) > 0
+    text = "\n".join(engine.page(known, 4, 1.0))
     assert "| RISE, 4 masks | 2 |" in text
-    assert float(together[3]) > 0
+    assert "| RELAX | 2 |" in text
+
+
+def test_median_against_the_aim_of_its_kind() -> None:
+    ratios = [1.0, 9.0, 1.05]
+    assert engine.Measured("RISE", "forward", 1, 1, 1000, 4, ratios).row()[-3:] == [
+        "1.050",
+        "1.000 to 9.000",
+        "reached",
+    ]
+    assert engine.Measured("RISE", "bfloat16", 1, 1, 1000, 4, ratios).row()[-1] == "missed"
