@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -16,20 +16,26 @@ Targets: TypeAlias = Tensor | Sequence[int] | int | TargetFunction | None
 Extractor: TypeAlias = Callable[[Any], Any]
 
 
-def check_inputs(inputs: object, allow_integers: bool = False) -> None:
+def check_inputs(inputs: Sequence[object], whole: Container[int] = ()) -> None:
     """Refuse what is no batch of finite floating-point tensors of one length.
+
+    Args:
+        inputs: what was given.
+        whole: numbers of those that may be whole numbers, such as token ids.
 
     Raises:
         InputError: says which of these it is.
     """
-    if not isinstance(inputs, tuple | list) or not inputs or not all(isinstance(each, Tensor) for each in inputs):
+    strange = [each for each in inputs if not isinstance(each, Tensor)]
+    if strange or not inputs:
         raise InputError(
             "a tensor (n, …) or a tuple of tensors",
-            type(inputs).__name__,
+            type(strange[0]).__name__ if strange else "nothing",
             "Convert the inputs to tensors, or pick the tensors with forward_arg_extractor.",
         )
-    for each in inputs:
-        if not (each.is_floating_point() or allow_integers):
+    tensors = [each for each in inputs if isinstance(each, Tensor)]
+    for i, each in enumerate(tensors):
+        if not (each.is_floating_point() or i in whole):
             raise InputError(
                 "floating-point inputs",
                 f"{each.dtype}",
@@ -43,9 +49,9 @@ def check_inputs(inputs: object, allow_integers: bool = False) -> None:
             )
         if each.numel() == 0:
             raise InputError("at least one input", f"an empty batch, shape {tuple(each.shape)}", "Pass n ≥ 1 inputs.")
-        if len(each) != len(inputs[0]):
+        if len(each) != len(tensors[0]):
             raise InputError(
-                "tensors of one batch length", f"{len(inputs[0])} and {len(each)}", "Pass the same samples in each."
+                "tensors of one batch length", f"{len(tensors[0])} and {len(each)}", "Pass the same samples in each."
             )
         if not torch.isfinite(each).all():
             raise InputError("finite inputs", "NaN or infinity", "Clean the inputs first; every map would be NaN.")

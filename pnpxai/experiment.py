@@ -148,10 +148,15 @@ class Experiment:
     @cached_property
     def modality(self) -> Modality:
         """The kind of data."""
-        inputs = self.inputs([0])
-        explained = self.forward_arg_extractor(inputs) if self.forward_arg_extractor else inputs
-        explained = explained[0] if isinstance(explained, tuple | list) else explained
-        return modality_for(self.chosen_modality, explained)
+        with guard(self.model), torch.inference_mode(False):
+            request = Request.build(
+                self.model,
+                self.inputs([0]),
+                None,
+                self.forward_arg_extractor,
+                self.additional_forward_arg_extractor,
+            )
+            return modality_for(self.chosen_modality, request.inputs[0], request.tokens)
 
     @cached_property
     def explainers(self) -> list[Explainer]:

@@ -93,7 +93,11 @@ class TimeSeries(Modality):
 
 
 class Text(Modality):
-    """Embedded text ``(n, t, d)``."""
+    """Text: token ids ``(n, t)``, explained by their embeddings ``(n, d, t)``, or embeddings of your own ``(n, t, d)``.
+
+    Args:
+        channel_dim: where the embeddings' dimensions are: 1 for token ids, 2 for embeddings of your own.
+    """
 
     NDIM = 3
     CANDIDATES = {
@@ -123,8 +127,15 @@ TabularModality = Tabular
 MODALITIES: dict[str, type[Modality]] = {"image": Image, "time_series": TimeSeries, "text": Text, "tabular": Tabular}
 
 
-def modality_for(modality: str | type[Modality] | Modality | None, inputs: Tensor | None) -> Modality:
-    """The modality meant by a name, class or object, or guessed from the number of dimensions of the inputs.
+def modality_for(
+    modality: str | type[Modality] | Modality | None, inputs: Tensor | None, tokens: bool = False
+) -> Modality:
+    """The modality meant by a name, class or object, or guessed from the inputs.
+
+    Args:
+        modality: what was asked for; None guesses from the number of dimensions.
+        inputs: what is explained, ``(n, …)``.
+        tokens: they are the embeddings ``(n, d, t)`` of token ids.
 
     Raises:
         UnknownNameError: a name that is no modality.
@@ -135,19 +146,25 @@ def modality_for(modality: str | type[Modality] | Modality | None, inputs: Tenso
         >>> modality_for(None, torch.zeros(2, 3, 8, 8))
         Image()
     """
-    if isinstance(modality, Modality):
-        return modality
-    if isinstance(modality, type) and issubclass(modality, Modality):
-        return modality()
-    if modality is not None:
+    if isinstance(modality, str):
         if modality not in MODALITIES:
             raise unknown_name("modality", modality, MODALITIES)
-        return MODALITIES[modality]()
+        modality = MODALITIES[modality]
+    if isinstance(modality, type) and issubclass(modality, Modality):
+        modality = modality()
+    if modality is None:
+        modality = Text() if tokens else _guessed(inputs)
+    if not isinstance(modality, Modality):
+        raise unknown_name("modality", modality, MODALITIES)
+    return modality.set_kwargs(channel_dim=1) if tokens and isinstance(modality, Text) else modality
+
+
+def _guessed(inputs: Tensor | None) -> Modality:
     guesses: dict[int, type[Modality]] = {4: Image, 3: TimeSeries, 2: Tabular}
     if inputs is None or inputs.ndim not in guesses:
         received: Any = None if inputs is None else tuple(inputs.shape)
         raise InputError(
-            "inputs with 2 dimensions (tabular), 3 (time series) or 4 (images), batch included",
+            "inputs with 2 dimensions (tabular), 3 (time series) or 4 (images), batch included, or token ids",
             f"{received}",
             "Pass modality= to say what the data are.",
         )

@@ -126,17 +126,13 @@ def recommend(
         True
     """
     model_reference(model)
-    explained = None
+    explained, tokens = None, False
     if inputs is not None:
         with guard(model), torch.inference_mode(False):
             request = Request.build(model, inputs, targets, forward_arg_extractor, additional_forward_arg_extractor)
-            explained = request.inputs[0]
+            explained, tokens = request.inputs[0], request.tokens
             _, targets = request.outputs, request.targets
-    kind = (
-        modality_for(modality, explained)
-        if modality is not None or explained is not None
-        else modality_for("image", None)
-    )
+    kind = modality_for("image" if modality is None and explained is None else modality, explained, tokens)
     architecture = detect_model_architecture(
         model,
         inputs,

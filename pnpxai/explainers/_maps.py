@@ -35,7 +35,7 @@ def like_inputs(maps: Tensor | Sequence[Tensor], inputs: Any, request: Request) 
                 "NaN or infinity in it",
                 "Check that the model's outputs and gradients are finite on these inputs, or try model.double().",
             )
-    return as_given(several, inputs, request)
+    return as_given(tuple(map(request.without_fixed, several, range(len(several)))), inputs, request)
 
 
 def as_given(maps: tuple[Tensor, ...], inputs: Any, request: Request) -> Any:
@@ -43,4 +43,5 @@ def as_given(maps: tuple[Tensor, ...], inputs: Any, request: Request) -> Any:
     origin = inputs if isinstance(inputs, Tensor) else inputs[0] if isinstance(inputs, tuple | list) else None
     like = origin if isinstance(origin, Tensor) and origin.is_floating_point() else request.inputs[0]
     several = tuple(each.detach().to(like.device, like.dtype) for each in maps)
-    return several if isinstance(inputs, tuple | list) and len(several) == len(inputs) else several[0]
+    listed = isinstance(inputs, tuple | list) and len(several) == len(inputs)
+    return several if listed or len(several) > 1 else several[0]

@@ -2,5 +2,6 @@
 
 from pnpxai.forward._counting import ForwardCounter, count_forwards
 from pnpxai.forward._request import Request, model_reference
+from pnpxai.forward._tokens import TokenIds, Tokens
 
-__all__ = ["ForwardCounter", "Request", "count_forwards", "model_reference"]
+__all__ = ["ForwardCounter", "Request", "TokenIds", "Tokens", "count_forwards", "model_reference"]

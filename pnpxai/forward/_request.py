@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pnpxai.batches import Extractor, Targets, batch_shape, check_inputs, check_targets, extracted, usable
+from pnpxai.batches import Extractor, Targets, batch_shape, check_targets
 from pnpxai.chunks import chunk_size_for, out_of_memory
 from pnpxai.errors import InputError, ModelError, PnPXAIError
 from pnpxai.forward._counting import count
+from pnpxai.forward._given import given, moved
+from pnpxai.forward._tokens import Lookup, Tokens, lookups, substituted
 from pnpxai.outputs import Score, TargetFunction, output_tensor, predicted, select
 from pnpxai.precision import lowered
 
@@ -26,19 +28,24 @@ class Request:
 
     Attributes:
         model: the user's model.
-        inputs: what is explained, each ``(n, …)``.
-        extra: further arguments of the model's forward, passed through (tensors of length ``n`` follow their sample).
+        inputs: what is explained, each ``(n, …)``; of token ids their embeddings, ``(n, d, t)``.
+        extra: further arguments of the model's forward, passed through (tensors of length ``n`` follow their sample):
+            a tuple, or a mapping of those that are passed by keywords.
         requested: the targets as class indices ``(n,)``, a function of the outputs, or None for the predicted class.
         chunk_size: samples that go through the model at once, if not as `chunk_size_for` has it.
         compile: ask what ``torch.compile`` makes of the model, in `stream`.
+        names: of the arguments that are explained, where they are passed by keywords.
+        lookups: for each of the inputs, where the model looks its ids up; None where it is no embedding of tokens.
     """
 
     model: nn.Module
     inputs: tuple[Tensor, ...]
-    extra: tuple[Any, ...]
+    extra: tuple[Any, ...] | Mapping[str, Any]
     requested: Tensor | TargetFunction | None = None
     chunk_size: int | None = None
     compile: bool = False
+    names: tuple[str, ...] = ()
+    lookups: tuple[Lookup | None, ...] = ()
 
     @classmethod
     def build(
@@ -68,29 +75,33 @@ class Request:
             ModelError: the model fails on the inputs or returns no usable tensor.
         """
         reference = model_reference(model)
-        explained = extracted("forward_arg_extractor", forward_arg_extractor, inputs, inputs)
-        explained = (explained,) if isinstance(explained, Tensor) else explained
-        check_inputs(explained, allow_integers)
-        extra = extracted("additional_forward_arg_extractor", additional_forward_arg_extractor, inputs, ())
-        extra = extra if isinstance(extra, tuple) else (extra,)
+        found = given(inputs, forward_arg_extractor, additional_forward_arg_extractor, allow_integers)
         with torch.inference_mode(False):
-            converted = tuple(
-                each.detach().clone().to(reference.device, reference.dtype if each.is_floating_point() else each.dtype)
-                for each in explained
-            )
-            if not all(torch.isfinite(each).all() for each in converted):
-                raise InputError(
-                    f"inputs that are finite in the model's {reference.dtype}",
-                    f"larger values in {explained[0].dtype}",
-                    "Scale the inputs, or convert the model with model.float().",
-                )
-            return cls(
+            request = cls(
                 model,
-                converted,
-                tuple(usable(each).to(reference.device) if isinstance(each, Tensor) else each for each in extra),
-                check_targets(targets, len(explained[0]), reference.device),
+                tuple(moved(each, reference) for each in found.tensors),
+                found.extra_on(reference.device),
+                check_targets(targets, len(found.tensors[0]), reference.device),
                 chunk_size,
+                names=found.names,
             )
+            return request._embedded({i: each.on(reference.device) for i, each in found.tokens.items()})
+
+    def _embedded(self, tokens: Mapping[int, Tokens]) -> Request:
+        """The same about the embeddings of its tokens, which are known by the numbers of the inputs."""
+        if not tokens:
+            return self
+
+        def run(ids: Sequence[Tensor]) -> None:
+            rows = dict(zip(tokens, ids, strict=True))
+            self.call([rows.get(i, each) for i, each in enumerate(self.rows(0, 1))])
+
+        found = dict(zip(tokens, lookups(run, list(tokens.values())), strict=True))
+        inputs = list(self.inputs)
+        for i, lookup in found.items():
+            own = tokens[i].embeddings
+            inputs[i] = lookup.embeddings if own is None else own
+        return replace(self, inputs=tuple(inputs), lookups=tuple(found.get(i) for i in range(len(inputs))))
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -109,6 +120,11 @@ class Request:
                 "Choose one with forward_arg_extractor and pass the others by additional_forward_arg_extractor.",
             )
         return self.inputs[0]
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the first of the inputs are the embeddings of token ids."""
+        return bool(self.lookups) and self.lookups[0] is not None
 
     @cached_property
     def outputs(self) -> Tensor:
@@ -141,13 +157,31 @@ class Request:
         """The inputs of samples ``start`` to ``stop``."""
         return tuple(each[start:stop] for each in self.inputs)
 
-    def extra_for(self, index: Tensor) -> tuple[Any, ...]:
+    def extra_for(self, index: Tensor) -> tuple[Any, ...] | dict[str, Any]:
         """The further arguments for samples picked by ``index`` ``(m,)``, with repetitions."""
         n = len(self)
-        return tuple(
-            each[index.to(each.device)] if isinstance(each, Tensor) and each.ndim and len(each) == n else each
-            for each in self.extra
-        )
+
+        def pick(each: Any) -> Any:
+            follows = isinstance(each, Tensor) and each.ndim and len(each) == n
+            return each[index.to(each.device)] if follows else each
+
+        if isinstance(self.extra, Mapping):
+            return {name: pick(each) for name, each in self.extra.items()}
+        return tuple(pick(each) for each in self.extra)
+
+    def without_fixed(self, maps: Tensor, number: int = 0) -> Tensor:
+        """Maps of one of the inputs, ``(n, …, t)``, with zeros at tokens that are never perturbed."""
+        lookup = self.lookups[number] if self.lookups else None
+        if lookup is None or lookup.fixed is None:
+            return maps
+        return maps.masked_fill(lookup.fixed[:, None].to(maps.device), 0.0)
+
+    def explained_for(self, inputs: Sequence[Tensor], index: Tensor) -> Any:
+        """What an extractor returns to have changed versions of the samples ``index`` ``(m,)`` explained."""
+        made: list[Tensor | Tokens] = []
+        for each, lookup in zip(inputs, self.lookups or (None,) * len(inputs), strict=True):
+            made.append(each if lookup is None else lookup.changed(each, index))
+        return dict(zip(self.names, made, strict=True)) if self.names else tuple(made)
 
     def targets_for(self, index: Tensor) -> Tensor | TargetFunction:
         """The targets for samples picked by ``index`` ``(m,)``, with repetitions."""
@@ -169,9 +203,15 @@ class Request:
         index = torch.arange(m, device=inputs[0].device) if index is None else index
         count(m)
         try:
-            extra = (each.clone() if isinstance(each, Tensor) else each for each in self.extra_for(index))
-            model: Callable[..., Any] = self.compiled if self.compile and not torch.is_grad_enabled() else self.model
-            returned = model(*(each.clone() for each in inputs), *extra)
+            arguments, substitutes = self._arguments(inputs, index)
+            extra = self.extra_for(index)
+            named = {name: _own(each) for name, each in extra.items()} if isinstance(extra, dict) else {}
+            named |= dict(zip(self.names, arguments, strict=False))
+            listed = () if isinstance(extra, dict) else tuple(map(_own, extra))
+            compiled = self.compile and not substitutes and not torch.is_grad_enabled()
+            model: Callable[..., Any] = self.compiled if compiled else self.model
+            with substituted(substitutes):
+                returned = model(*(() if self.names else arguments), *listed, **named)
         except PnPXAIError:
             raise
         except Exception as error:
@@ -194,6 +234,20 @@ class Request:
                 "Wrap the model so that the first dimension of its output is the batch.",
             )
         return outputs
+
+    def _arguments(
+        self, inputs: Sequence[Tensor], index: Tensor
+    ) -> tuple[list[Tensor], list[tuple[Tensor, int, Tensor]]]:
+        """Copies the model may change, ids in the place of embeddings, and what looking these up has to give."""
+        arguments, substitutes = list[Tensor](), list[tuple[Tensor, int, Tensor]]()
+        for i, each in enumerate(inputs):
+            lookup = self.lookups[i] if self.lookups else None
+            if lookup is None:
+                arguments.append(each.clone())
+            else:
+                arguments.append(lookup.ids[index.to(lookup.ids.device)])
+                substitutes.append((arguments[-1], lookup.table, lookup.perturbed(each, index)))
+        return arguments, substitutes
 
     def scores(self, inputs: Sequence[Tensor], index: Tensor | None = None, score: Score = "logit") -> Tensor:
         """Ask the model once and select each row's target: ``(m,)``."""
@@ -282,6 +336,11 @@ class Request:
                 continue
             yield start, stop, answer
             start = stop
+
+
+def _own(argument: Any) -> Any:
+    """A copy the model may change, of a tensor."""
+    return argument.clone() if isinstance(argument, Tensor) else argument
 
 
 def model_reference(model: object) -> Tensor:

@@ -112,9 +112,10 @@ class Sensitivity(Metric):
 
 
 def _on_tensors(explainer: Explainer, request: Request, index: Tensor) -> Explainer:
-    """The explainer without extractors: it is given tensors to be explained, and further arguments by ``index``."""
-    if explainer.forward_arg_extractor is None and explainer.additional_forward_arg_extractor is None:
+    """The explainer that is given tensors to be explained, and further arguments by ``index``."""
+    if explainer.forward_arg_extractor is None and not request.extra and not request.lookups:
         return explainer
     return explainer.set_kwargs(
-        forward_arg_extractor=None, additional_forward_arg_extractor=lambda inputs: request.extra_for(index)
+        forward_arg_extractor=lambda inputs: request.explained_for((inputs,), index),
+        additional_forward_arg_extractor=lambda inputs: request.extra_for(index),
     )

@@ -78,8 +78,8 @@ def pose(
     """Check and complete what `pnpxai.tune` was given; see there."""
     extractors = forward_arg_extractor, additional_forward_arg_extractor
     scorer = metric_for(metric, model, *extractors)
-    explained, fixed = _resolved(model, inputs, targets, *extractors)
-    kind = modality_for(modality, explained)
+    explained, tokens, fixed = _resolved(model, inputs, targets, *extractors)
+    kind = modality_for(modality, explained, tokens)
     if not isinstance(metric, Metric):
         scorer = scorer.set_kwargs(channel_dim=kind.channel_dim)
     tuning_index, holdout_index = split(len(explained), holdout, fixed, seed)
@@ -154,13 +154,13 @@ def versions() -> dict[str, str]:
 
 def _resolved(
     model: nn.Module, inputs: Any, targets: Targets, forward_arg_extractor: Any, additional: Any
-) -> tuple[Tensor, Tensor | TargetFunction]:
+) -> tuple[Tensor, bool, Tensor | TargetFunction]:
     model_reference(model)
     with guard(model), torch.inference_mode(False):
         request = Request.build(model, inputs, targets, forward_arg_extractor, additional)
         _ = request.outputs
         fixed = request.targets
-        return request.inputs[0].cpu(), fixed.cpu() if isinstance(fixed, Tensor) else fixed
+        return request.inputs[0].cpu(), request.tokens, fixed.cpu() if isinstance(fixed, Tensor) else fixed
 
 
 def _named(explainers: Sequence[Explainer]) -> dict[str, Explainer]:
