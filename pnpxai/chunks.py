@@ -22,8 +22,10 @@ TIMED_BYTES = 2**13
 """Samples of fewer bytes go by the rule: their passes are too short to be timed well."""
 WORTH_TIMING = 16
 """How many of the rule's chunks are asked about before a trial pays."""
-REPEATS, LONG, FEWER_REPEATS = 3, 16, 2
-"""How often a size is timed, and how often from so many samples on, which take longer and vary less."""
+REPEATS, ROUNDS = 2, 2
+"""How often a size is timed in a row, and how often those that may be the fastest are timed again in turn."""
+HOPELESS = 1.6
+"""Sizes that took so many times the least are not timed again."""
 SLOWER = 1.03
 """Sizes that take so many times the least are as good, and the smallest of them is taken."""
 
@@ -93,8 +95,7 @@ def fastest_chunk_size(run: Callable[[int], object], most: int, clock: Callable[
     size, without_gain = 1, 0
     while size <= most and without_gain < 2:
         try:
-            repeats = REPEATS if size < LONG else FEWER_REPEATS
-            seconds = min(_timed(run, size, clock) for _ in range(repeats)) / size
+            seconds = min(_timed(run, size, clock) for _ in range(REPEATS))
         except Exception as error:
             if size == 1 or not out_of_memory(error):
                 raise
@@ -103,13 +104,19 @@ def fastest_chunk_size(run: Callable[[int], object], most: int, clock: Callable[
         without_gain = 0 if gains else without_gain + 1
         taken[size] = seconds
         size *= 2
+    least = min(taken.values())
+    hopeful = [size for size, seconds in taken.items() if seconds <= HOPELESS * least]
+    for _ in range(ROUNDS):  # in turn, so that a spell in which the machine is slow strikes all of them
+        for size in hopeful:
+            taken[size] = min(taken[size], _timed(run, size, clock))
     return min(size for size, seconds in taken.items() if seconds <= SLOWER * min(taken.values()))
 
 
 def _timed(run: Callable[[int], object], size: int, clock: Callable[[], float]) -> float:
+    """Seconds a sample."""
     start = clock()
     run(size)
-    return clock() - start
+    return (clock() - start) / size
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -84,6 +84,13 @@ def test_of_two_slow_moments_neither_counts() -> None:
     assert fastest_chunk_size(machine.run, 8, machine.clock) == 8
 
 
+@pytest.mark.parametrize("struck", [range(1, 7), range(3, 9), range(7, 20)])
+def test_a_spell_in_which_the_machine_is_slow_changes_nothing(struck: range) -> None:
+    per_sample = {1: 1.13, 2: 1.0, 4: 1.24, 8: 1.53, 16: 1.7, 32: 1.8}
+    machine = Machine(lambda size: size * per_sample[size] * (1.4 if len(machine.sizes) in struck else 1.0))
+    assert fastest_chunk_size(machine.run, 32, machine.clock) == 2
+
+
 def test_memory_that_runs_out_ends_the_trial() -> None:
     machine = Machine(lambda size: 1.0, most=5)
     assert fastest_chunk_size(machine.run, 64, machine.clock) == 4
