@@ -12,9 +12,19 @@ from torch import Tensor, nn
 
 import pnpxai
 from pnpxai.errors import InputError
-from pnpxai.explainers import RELAX, RISE, Explainer, Gradient, IntegratedGradients, LRPEpsilonPlus, SmoothGrad
+from pnpxai.explainers import (
+    RELAX,
+    RISE,
+    Explainer,
+    Gradient,
+    IntegratedGradients,
+    LRPEpsilonPlus,
+    SmoothGrad,
+    VarGrad,
+    attribute_together,
+)
 from pnpxai.forward import Request, TokenIds, Tokens, count_forwards
-from pnpxai.metrics import AbPC, Infidelity, Metric, MuFidelity, Sensitivity
+from pnpxai.metrics import AbPC, Comprehensiveness, Infidelity, Metric, MuFidelity, Sensitivity, evaluate_together
 from pnpxai.modality import Image, Text, modality_for
 from tests.harm import untouched
 from tests.nets import TinyTransformer, batch, seeded
@@ -168,6 +178,64 @@ def test_a_mapping_as_a_tokenizer_returns_it() -> None:
     scores = Sensitivity(net, explainer=Gradient(net)).evaluate(whole, 1)
     body = Sensitivity(net.body, explainer=Gradient(net.body))
     torch.testing.assert_close(scores, body.evaluate(embedded(net, ids), 1), rtol=1e-4, atol=1e-6)
+
+
+class Bag(nn.Module):
+    """The masked mean of what a layer makes of each word: padding counts for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.inner, self.outer = nn.Embedding(N_WORDS, SIZE), nn.Linear(SIZE, 5), nn.Linear(5, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        kept = self.inner(self.words(input_ids)).tanh() * attention_mask[..., None]
+        logits: Tensor = self.outer(kept.sum(1))
+        return logits
+
+
+def padded() -> dict[str, Tensor]:
+    """Three sentences, two of them of the same length."""
+    ids, mask = some_ids(3), torch.ones(3, LENGTH, dtype=torch.long)
+    mask[0, -2:], mask[2, :2] = 0, 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def unpadded(number: int) -> dict[str, Tensor]:
+    kept = padded()["attention_mask"][number] == 1
+    return {name: each[number : number + 1, kept] for name, each in padded().items()}
+
+
+@pytest.mark.parametrize("build", EXPLAINERS[:5])
+def test_padding_and_neighbours_change_no_map(build: Callable[[nn.Module], Explainer]) -> None:
+    net = seeded(Bag())
+    together = build(net).attribute(padded(), 1)
+    for i in range(3):
+        kept = padded()["attention_mask"][i] == 1
+        torch.testing.assert_close(together[i, :, kept], build(net).attribute(unpadded(i), 1)[0], rtol=1e-4, atol=1e-6)
+        assert (together[i, :, ~kept] == 0).all()
+
+
+@pytest.mark.parametrize("cls", [AbPC, Comprehensiveness, MuFidelity, Infidelity, Sensitivity])
+def test_padding_and_neighbours_change_no_score(cls: type[Metric]) -> None:
+    net = seeded(Bag().double())
+    metric = cls(net, explainer=IntegratedGradients(net))
+    whole = metric.evaluate(padded(), 1)
+    answers = metric.answers(padded(), 1)
+    maps = IntegratedGradients(net).attribute(padded(), 1)
+    torch.testing.assert_close(metric.evaluate(padded(), 1, maps, answers), whole)
+    (beside, _) = evaluate_together([metric, AbPC(net, explainer=metric.explainer)], padded(), 1, maps)
+    torch.testing.assert_close(beside, whole)
+    alone = torch.cat([metric.evaluate(unpadded(i), 1) for i in range(3)])
+    torch.testing.assert_close(alone, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_refined_and_together_as_alone() -> None:
+    net = seeded(Bag())
+    maps = list(RISE(net).refine(padded(), 1, [16, 64]))
+    torch.testing.assert_close(maps[-1], RISE(net, n_masks=64).attribute(padded(), 1))
+    both = [SmoothGrad(net), VarGrad(net)]
+    for found, each in zip(attribute_together(both, padded(), 1), both, strict=True):
+        torch.testing.assert_close(found, each.attribute(padded(), 1))
 
 
 def test_recommended_tuned_and_experimented_with() -> None:

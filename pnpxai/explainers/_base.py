@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pnpxai.batches import Extractor, Targets
 from pnpxai.errors import DeclarationError, InputError, ParameterError
-from pnpxai.explainers._maps import like_inputs
-from pnpxai.forward import Request, model_reference
+from pnpxai.explainers._maps import joined, like_inputs
+from pnpxai.forward import Part, Request, model_reference, parts_of
 from pnpxai.guard import guard
 from pnpxai.limits import WholeWithin
 from pnpxai.modules import MODULE_KINDS
@@ -103,8 +103,9 @@ class Explainer(Tunable, ABC):
         model_reference(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, targets)
-            maps = self.explain_request(request)
-            return like_inputs(maps, inputs, request)
+            parts = parts_of(request)
+            maps = [self.explain_request(part.request) for part in parts]
+            return like_inputs(joined(maps, parts, request), inputs, request)
 
     def refine(self, inputs: Any, targets: Targets = None, budgets: Sequence[int] = ()) -> Iterator[Any]:
         """Explain a batch at growing budgets, each continuing the work of the one before.
@@ -143,12 +144,18 @@ class Explainer(Tunable, ABC):
 
     def _refined(self, inputs: Any, targets: Targets, budgets: Sequence[int]) -> Iterator[Any]:
         model_reference(self.model)
-        request, state = None, None
+        request, parts = None, list[Part]()
+        states: list[Any] = []
         for budget in budgets:
             with guard(self.model), torch.inference_mode(False):
                 request = self.request(inputs, targets) if request is None else request
-                maps, state = self.explain_further(request, budget, state)
-                made = like_inputs(maps, inputs, request)
+                parts = parts or parts_of(request)
+                found = [
+                    self.explain_further(part.request, budget, state)
+                    for part, state in zip(parts, states or [None] * len(parts), strict=True)
+                ]
+                states = [state for _, state in found]
+                made = like_inputs(joined([maps for maps, _ in found], parts, request), inputs, request)
             yield made
 
     def explain_request(self, request: Request) -> Tensor | tuple[Tensor, ...]:

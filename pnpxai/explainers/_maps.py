@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from pnpxai.errors import ExplanationError
-from pnpxai.forward import Request
+from pnpxai.forward import Part, Request, in_place
+
+
+def joined(maps: Sequence[Tensor | Sequence[Tensor]], parts: Sequence[Part], request: Request) -> Any:
+    """The maps of a whole request from those of its parts."""
+    if parts[0].places is None:
+        return maps[0]
+    single = [each[0] if isinstance(each, tuple | list) and len(each) == 1 else each for each in maps]
+    if not all(isinstance(each, Tensor) and each.ndim == 3 for each in single):
+        return maps[0]  # which is then found to be no map
+    return in_place(parts, [each for each in single if isinstance(each, Tensor)], request.input.shape[-1])
 
 
 def like_inputs(maps: Tensor | Sequence[Tensor], inputs: Any, request: Request) -> Any:

@@ -10,7 +10,8 @@ import torch
 from pnpxai.batches import Targets
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import Explainer
-from pnpxai.explainers._maps import like_inputs
+from pnpxai.explainers._maps import joined, like_inputs
+from pnpxai.forward import parts_of
 from pnpxai.guard import guard
 
 
@@ -66,11 +67,16 @@ def _continued(explainers: Sequence[Explainer], inputs: Any, targets: Targets) -
     """Maps by explainers that share their work, in order."""
     if len(explainers) == 1:
         return [explainers[0].attribute(inputs, targets)]
-    made, state = {}, None
+    made: dict[int, Any] = {}
     with guard(explainers[0].model), torch.inference_mode(False):
         request = explainers[0].request(inputs, targets)
+        parts = parts_of(request)
+        states: list[Any] = [None] * len(parts)
         for place in sorted(range(len(explainers)), key=lambda place: explainers[place].budget):
             each = explainers[place]
-            maps, state = each.explain_further(request, each.budget, state)
-            made[place] = like_inputs(maps, inputs, request)
+            maps = []
+            for number, part in enumerate(parts):
+                found, states[number] = each.explain_further(part.request, each.budget, states[number])
+                maps.append(found)
+            made[place] = like_inputs(joined(maps, parts, request), inputs, request)
     return [made[place] for place in range(len(explainers))]

@@ -1,7 +1,19 @@
 """The one place that calls a user's model: checked, counted, in chunks."""
 
 from pnpxai.forward._counting import ForwardCounter, count_forwards
+from pnpxai.forward._parts import Part, in_order, in_place, parts_of
 from pnpxai.forward._request import Request, model_reference
 from pnpxai.forward._tokens import TokenIds, Tokens
 
-__all__ = ["ForwardCounter", "Request", "TokenIds", "Tokens", "count_forwards", "model_reference"]
+__all__ = [
+    "ForwardCounter",
+    "Part",
+    "Request",
+    "TokenIds",
+    "Tokens",
+    "count_forwards",
+    "in_order",
+    "in_place",
+    "model_reference",
+    "parts_of",
+]

@@ -176,6 +176,14 @@ class Request:
             return maps
         return maps.masked_fill(lookup.fixed[:, None].to(maps.device), 0.0)
 
+    def of_explained(self, maps: Tensor, index: Tensor) -> Tensor:
+        """Maps ``(m, …, t)`` of samples ``index`` ``(m,)``, at the positions of what is explained, ``(m, …, f)``."""
+        places = self.lookups[0].places if self.lookups and self.lookups[0] is not None else None
+        if places is None:
+            return maps
+        chosen = places[index.to(places.device)].to(maps.device)
+        return maps.gather(-1, chosen.reshape(len(chosen), *[1] * (maps.ndim - 2), -1).expand(*maps.shape[:-1], -1))
+
     def explained_for(self, inputs: Sequence[Tensor], index: Tensor) -> Any:
         """What an extractor returns to have changed versions of the samples ``index`` ``(m,)`` explained."""
         made: list[Tensor | Tokens] = []

@@ -92,24 +92,32 @@ class Lookup:
         ids: ``(n, t)``.
         fixed: ``(n, t)``, or None.
         embeddings: ``(n, d, t)``, the model's own.
+        places: which of the positions are explained, ``(n, f)``; None for all.
     """
 
     table: int
     ids: Tensor
     fixed: Tensor | None
     embeddings: Tensor
+    places: Tensor | None = None
 
     def perturbed(self, values: Tensor, index: Tensor) -> Tensor:
-        """Changed embeddings ``(m, d, t)`` of samples ``index`` ``(m,)``; those of fixed tokens are the model's own."""
+        """All embeddings ``(m, d, t)`` of samples ``index`` ``(m,)``, from the changed ones of what is explained."""
+        index = index.to(self.ids.device)
+        if self.places is not None:
+            places = self.places[index][:, None].expand_as(values)
+            return self.embeddings[index].to(values.dtype).scatter(-1, places, values)
         if self.fixed is None:
             return values
-        index = index.to(self.ids.device)
         return torch.where(self.fixed[index][:, None], self.embeddings[index].to(values.dtype), values)
 
     def changed(self, values: Tensor, index: Tensor) -> Tokens:
-        """Samples ``index`` ``(m,)`` with changed embeddings ``(m, d, t)``, to be explained."""
+        """Samples ``index`` ``(m,)`` with changed embeddings of what is explained, to be explained."""
         index = index.to(self.ids.device)
-        return Tokens(self.ids[index], None if self.fixed is None else self.fixed[index], values)
+        fixed = None if self.fixed is None else self.fixed[index]
+        if self.places is not None:
+            fixed = torch.ones_like(self.ids[index], dtype=torch.bool).scatter(-1, self.places[index], False)
+        return Tokens(self.ids[index], fixed, self.perturbed(values, index))
 
 
 class Substitution(TorchFunctionMode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.errors import InputError, TargetError
-from pnpxai.forward import Request
+from pnpxai.forward import Part, Request, in_order
 from pnpxai.tunable import Tunable, to_json
 
 Answers: TypeAlias = Mapping[str, Tensor]
@@ -46,6 +46,20 @@ def ask(questions: Mapping[str, Question], request: Request, known: Answers) -> 
         if name not in found:
             found[name] = question(request, found)
     return found
+
+
+def rows(answers: Answers, part: Part) -> Answers:
+    """The answers about the samples of a part; where it has places, none of those that have positions."""
+    if part.places is None:
+        return answers
+    return {name: part.rows(each) for name, each in answers.items() if each.ndim < 3}
+
+
+def gathered(answers: Sequence[Answers], parts: Sequence[Part]) -> Answers:
+    """The answers about all samples, from those about the parts; see `rows`."""
+    if parts[0].places is None:
+        return answers[0]
+    return {name: in_order(parts, [each[name] for each in answers]) for name in answers[0] if answers[0][name].ndim < 3}
 
 
 def with_targets(request: Request, answers: Answers) -> Answers:

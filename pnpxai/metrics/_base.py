@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from pnpxai.batches import Extractor, Targets
 from pnpxai.errors import ParameterError, unknown_name
 from pnpxai.explainers._base import Explainer
-from pnpxai.forward import Request, model_reference
+from pnpxai.forward import Request, in_order, model_reference, parts_of
 from pnpxai.guard import guard
-from pnpxai.metrics._answers import NO_ANSWERS, Question, ask, settled, with_targets
+from pnpxai.metrics._answers import NO_ANSWERS, Question, ask, gathered, rows, settled, with_targets
 from pnpxai.metrics._answers import Answers as Answers
 from pnpxai.postprocess import PostProcessor, feature_values
 from pnpxai.tunable import Tunable
@@ -89,7 +89,12 @@ class Metric(Tunable, ABC):
         """
         known = NO_ANSWERS if answers is None else answers
         with self.prepared(inputs, targets, attributions, known) as (request, values):
-            return self.evaluate_request(request, values, self.ask(request, known))
+            parts = parts_of(request)
+            scores = [
+                self.evaluate_request(part.request, part.free(values), self.ask(part.request, rows(known, part)))
+                for part in parts
+            ]
+            return in_order(parts, scores)
 
     def answers(self, inputs: Any, targets: Targets = None) -> Answers:
         """What `evaluate` asks of the model whatever the map is, to be kept and passed to it for any map.
@@ -102,7 +107,8 @@ class Metric(Tunable, ABC):
             Name to a tensor ``(n, …)``, one row a sample; empty where nothing is asked.
         """
         with self.opened(inputs, targets) as request:
-            return with_targets(request, self.ask(request))
+            parts = parts_of(request)
+            return with_targets(request, gathered([self.ask(part.request) for part in parts], parts))
 
     def ask(self, request: Request, known: Answers = NO_ANSWERS) -> Answers:
         """The answers to `questions`; those in ``known`` are not asked again."""

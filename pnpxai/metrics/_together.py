@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pnpxai.batches import Targets
 from pnpxai.errors import ParameterError
-from pnpxai.metrics._answers import NO_ANSWERS, Answers, with_targets
+from pnpxai.forward import Request, in_order, parts_of
+from pnpxai.metrics._answers import NO_ANSWERS, Answers, gathered, rows, with_targets
 from pnpxai.metrics._base import Metric
 from pnpxai.metrics._measurement import Measurement, MeasuringMetric
 
@@ -53,22 +54,30 @@ def evaluate_together(
     if not metrics:
         return []
     _check_alike(metrics, explained=attributions is None)
-    known = dict(answers or NO_ANSWERS)
-    measured: dict[Measurement, tuple[Tensor, Any]] = {}
-    scores = []
+    known = answers or NO_ANSWERS
     maps = metrics[0].maps(inputs, targets, attributions)
     with metrics[0].opened(inputs, targets, known) as request:
-        for metric in metrics:
-            values = metric.feature_values(maps, request.input)
-            own = metric.ask(request, known)
-            known |= own
-            if isinstance(metric, MeasuringMetric):
-                measurement = metric.measurement
-                if measurement not in measured or not torch.equal(measured[measurement][0], values):
-                    measured[measurement] = values, measurement.measure(request, values, own)
-                scores.append(metric.read(measured[measurement][1]))
-            else:
-                scores.append(metric.evaluate_request(request, values, own))
+        values = [metric.feature_values(maps, request.input) for metric in metrics]
+        parts = parts_of(request)
+        found = [_scored(metrics, part.request, list(map(part.free, values)), rows(known, part)) for part in parts]
+    return [in_order(parts, each) for each in zip(*found, strict=True)]
+
+
+def _scored(metrics: Sequence[Metric], request: Request, values: Sequence[Tensor], known: Answers) -> list[Tensor]:
+    """The scores by each metric, from one number a feature ``(n, f)`` for each."""
+    known = dict(known)
+    measured: dict[Measurement, tuple[Tensor, Any]] = {}
+    scores = []
+    for metric, own_values in zip(metrics, values, strict=True):
+        own = metric.ask(request, known)
+        known |= own
+        if isinstance(metric, MeasuringMetric):
+            measurement = metric.measurement
+            if measurement not in measured or not torch.equal(measured[measurement][0], own_values):
+                measured[measurement] = own_values, measurement.measure(request, own_values, own)
+            scores.append(metric.read(measured[measurement][1]))
+        else:
+            scores.append(metric.evaluate_request(request, own_values, own))
     return scores
 
 
@@ -86,11 +95,13 @@ def answers_together(metrics: Sequence[Metric], inputs: Any, targets: Targets = 
     if not metrics:
         return {}
     _check_alike(metrics, explained=False)
-    known: dict[str, Tensor] = {}
     with metrics[0].opened(inputs, targets) as request:
-        for metric in metrics:
-            known |= metric.ask(request, known)
-        return with_targets(request, known)
+        parts = parts_of(request)
+        found: list[dict[str, Tensor]] = [{} for _ in parts]
+        for known, part in zip(found, parts, strict=True):
+            for metric in metrics:
+                known |= metric.ask(part.request, known)
+        return with_targets(request, gathered(found, parts))
 
 
 def _check_alike(metrics: Sequence[Metric], *, explained: bool) -> None:

@@ -105,6 +105,7 @@ class Sensitivity(Metric):
             changed = torch.cat([inputs + reach * each for each in drawn])
             index = torch.arange(n, device=inputs.device).repeat(count)
             maps = _on_tensors(self.need_explainer(), request, index).attribute(changed, request.targets_for(index))
+            maps = request.of_explained(maps[0] if isinstance(maps, tuple) else maps, index)
             change = norms(self.feature_values(maps, changed) - values[index], 1)
             largest = torch.maximum(largest, change.reshape(-1, n).amax(0))
         norm = norms(values, 1)
