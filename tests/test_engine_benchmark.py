@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -47,9 +48,10 @@ def test_every_method_is_set_against_passes_of_its_kind() -> None:
     assert {"RISE", "RELAX", "AbPC", "MuFidelity", "Sensitivity of Gradient", "SmoothGrad", "MP"} <= set(names)
 
 
-def test_a_page_of_what_is_known(tmp_path: Path) -> None:
+def test_a_page_of_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = seeded(VGGLike()).requires_grad_(False), batch(2, 3, 16, 16)
     log = engine.Log(tmp_path / "engine.jsonl")
+    monkeypatch.setattr(engine, "TURN", 0.02)
     with torch.random.fork_rng([]):
         work = engine.works(model, x, 4)[0]
         log.once("time: one", lambda: engine.measured(model, work, lambda _step: x, 2, 1))
