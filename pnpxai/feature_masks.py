@@ -52,7 +52,7 @@ def grid_cells(positions: Sequence[int], size: int) -> Tensor:
 
 
 class Grid(FeatureMaskFunction):
-    """Cells of a regular grid over images ``(n, c, h, w)`` or series ``(n, c, t)``.
+    """Cells of a regular grid over series ``(n, c, t)``, images ``(n, c, h, w)`` or volumes ``(n, c, d, h, w)``.
 
     Args:
         size: cells along each axis; larger makes smaller features.
@@ -69,11 +69,11 @@ class Grid(FeatureMaskFunction):
         """The same cells for every sample.
 
         Raises:
-            InputError: neither images nor series.
+            InputError: no positions behind the channels.
         """
-        if inputs.ndim not in (3, 4):
+        if not 3 <= inputs.ndim <= 5:
             raise InputError(
-                "images (n, c, h, w) or series (n, c, t) to lay a grid over",
+                "series (n, c, t), images (n, c, h, w) or volumes (n, c, d, h, w) to lay a grid over",
                 f"shape {tuple(inputs.shape)}",
                 "Leave out the feature mask: each feature of (n, d) inputs stands alone.",
             )

@@ -80,6 +80,18 @@ class Image(Modality):
     }
 
 
+class Volume(Modality):
+    """Volumes ``(n, c, d, h, w)``, such as scans, or videos with their frames in the place of the depth."""
+
+    NDIM = 5
+    CANDIDATES = {
+        BaselineFunction: (Zeros(), Mean(), Blur(), Invert()),
+        FeatureMaskFunction: (Grid(),),
+        PoolingFunction: _POOLINGS,
+        NormalizationFunction: _NORMALIZATIONS,
+    }
+
+
 class TimeSeries(Modality):
     """Series ``(n, c, t)``."""
 
@@ -121,10 +133,17 @@ class Tabular(Modality):
 
 
 ImageModality = Image
+VolumeModality = Volume
 TimeSeriesModality = TimeSeries
 TextModality = Text
 TabularModality = Tabular
-MODALITIES: dict[str, type[Modality]] = {"image": Image, "time_series": TimeSeries, "text": Text, "tabular": Tabular}
+MODALITIES: dict[str, type[Modality]] = {
+    "image": Image,
+    "volume": Volume,
+    "time_series": TimeSeries,
+    "text": Text,
+    "tabular": Tabular,
+}
 
 
 def modality_for(
@@ -160,11 +179,11 @@ def modality_for(
 
 
 def _guessed(inputs: Tensor | None) -> Modality:
-    guesses: dict[int, type[Modality]] = {4: Image, 3: TimeSeries, 2: Tabular}
+    guesses: dict[int, type[Modality]] = {5: Volume, 4: Image, 3: TimeSeries, 2: Tabular}
     if inputs is None or inputs.ndim not in guesses:
         received: Any = None if inputs is None else tuple(inputs.shape)
         raise InputError(
-            "inputs with 2 dimensions (tabular), 3 (time series) or 4 (images), batch included, or token ids",
+            "2 dimensions (tabular), 3 (time series), 4 (images) or 5 (volumes), batch included, or token ids",
             f"{received}",
             "Pass modality= to say what the data are.",
         )

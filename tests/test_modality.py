@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from pnpxai.errors import InputError, UnknownNameError
-from pnpxai.modality import MODALITIES, Image, Tabular, Text, TimeSeries, modality_for
+from pnpxai.modality import MODALITIES, Image, Tabular, Text, TimeSeries, Volume, modality_for
 from pnpxai.tunable import Role
 
 
-@pytest.mark.parametrize(("shape", "expected"), [((2, 3, 8, 8), Image), ((2, 3, 8), TimeSeries), ((2, 8), Tabular)])
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((2, 3, 4, 8, 8), Volume), ((2, 3, 8, 8), Image), ((2, 3, 8), TimeSeries), ((2, 8), Tabular)],
+)
 def test_guessed_from_dimensions(shape: tuple[int, ...], expected: type) -> None:
     assert modality_for(None, torch.zeros(shape)) == expected()
 
@@ -21,13 +24,13 @@ def test_named_given_or_refused() -> None:
     with pytest.raises(UnknownNameError, match="time_series"):
         modality_for("series", None)
     with pytest.raises(InputError, match="modality="):
-        modality_for(None, torch.zeros(2, 3, 4, 5, 6))
+        modality_for(None, torch.zeros(2, 3, 4, 5, 6, 7))
 
 
 @pytest.mark.parametrize("kind", MODALITIES.values())
 def test_candidates_fill_their_role_on_data_of_the_kind(kind: type) -> None:
     modality = kind()
-    shapes = {4: (2, 3, 16, 16), 3: (2, 3, 16), 2: (2, 6)}
+    shapes = {5: (2, 3, 8, 8, 8), 4: (2, 3, 16, 16), 3: (2, 3, 16), 2: (2, 6)}
     inputs = torch.rand(shapes[kind.NDIM], generator=torch.Generator().manual_seed(0))
     for role, objects in modality.CANDIDATES.items():
         assert issubclass(role, Role)

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pnpxai.explainers._masks import stretching
+from pnpxai.explainers._masks import along_axes, stretching
 
 COVERED = 0.999
 """Of the masks' variance, what the components that are kept make up …"""
@@ -86,20 +86,15 @@ class GridBasis(MaskBasis):
 
     def coordinates(self, bits: Tensor, shifts: Tensor) -> Tensor:
         cells = bits.to(self.spread) - self.p_keep
-        first, *second = (each[a] for each, a in zip(self.projections, shifts.T, strict=True))
-        if not second:
-            found = torch.einsum("mrs,ms->mr", first, cells)[:, self.chosen[0]]
-        else:
-            found = (first @ cells @ second[0].mT)[:, self.chosen[0], self.chosen[1]]
+        matrices = [each[a] for each, a in zip(self.projections, shifts.T, strict=True)]
+        found = along_axes(cells, matrices)[(slice(None), *self.chosen)]
         return found / self.spread
 
     def expand(self, values: Tensor) -> Tensor:
         scaled = values * self.spread
         table = scaled.new_zeros(len(values), *(each.shape[1] for each in self.vectors))
         table[(slice(None), *self.chosen)] = scaled
-        if len(self.vectors) == 1:
-            return table @ self.vectors[0].T
-        return (self.vectors[0] @ table @ self.vectors[1].T).flatten(1)
+        return along_axes(table, self.vectors).flatten(1)
 
 
 @lru_cache(maxsize=16)
@@ -109,7 +104,7 @@ def mask_basis(
     """The components of RISE's masks of one kind; None for more features than `LARGEST_BASIS`, or cells too fine.
 
     Args:
-        size: ``(h, w)``, ``(t,)`` or ``(d,)``.
+        size: ``(d, h, w)``, ``(h, w)``, ``(t,)`` or ``(d,)``.
         grid: cells along each axis; None for one bit a position.
         p_keep: probability that a cell is kept.
         device: where the basis is kept.

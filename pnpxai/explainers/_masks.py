@@ -45,7 +45,7 @@ SLAB_NUMBERS = 2**18
 
 
 def mask_grid(inputs: Tensor, grid_size: int | Sequence[int]) -> tuple[int, ...] | None:
-    """Cells an axis for ``(n, c, h, w)`` or ``(n, c, t)``; None for ``(n, d)``, whose features are masked one by one.
+    """Cells along each axis behind the channels; None for ``(n, d)``, whose features are masked one by one.
 
     Raises:
         ParameterError: a tuple whose length is not the number of axes.
@@ -99,9 +99,24 @@ def upsample(grids: Tensor, shifts: Tensor, size: Sequence[int]) -> Tensor:
     for length, cells, own in zip(size, grids.shape[1:], shifts.T.tolist(), strict=True):
         whole = stretching(length, cells).to(grids)
         windows.append(torch.stack([whole[a : a + length] for a in own]))
-    if len(size) == 1:
-        return torch.einsum("mls,ms->ml", windows[0], grids)
-    return windows[0] @ grids @ windows[1].mT
+    return along_axes(grids, windows)
+
+
+def along_axes(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """``(m, *s)`` times one matrix along each axis, ``(r, s)``, or ``(m, r, s)`` for one of each row: ``(m, *r)``.
+
+    Example:
+        >>> along_axes(torch.ones(1, 2, 3), [torch.ones(1, 2), torch.eye(3)]).tolist()
+        [[[2.0, 2.0, 2.0]]]
+    """
+    if len(matrices) == 2:  # two products without a copy between them
+        return matrices[0] @ values @ matrices[1].mT
+    for matrix in matrices:
+        values = values.movedim(1, -1)  # once for each axis, which brings them back into their order
+        shape = values.shape
+        product = values.reshape(shape[0], -1, shape[-1]) @ matrix.mT
+        values = product.reshape(*shape[:-1], product.shape[-1])
+    return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +129,7 @@ class MaskBank:
     are the same however many are drawn, and in what portions.
 
     Attributes:
-        size: ``(h, w)``, ``(t,)`` or ``(d,)``.
+        size: ``(d, h, w)``, ``(h, w)``, ``(t,)`` or ``(d,)``.
         grid: cells along each axis; None for one bit a position.
         p_keep: probability that a cell is kept.
         seed: names the bank.

@@ -47,7 +47,7 @@ SIMILARITIES: Mapping[str, SimilarityFunction] = {"cosine": cosine}
 
 @dataclass(frozen=True)
 class RelaxExplanation:
-    """What `RELAX.explain` returns; all maps ``(n, 1, h, w)``, ``(n, 1, t)`` or ``(n, d)``.
+    """What `RELAX.explain` returns; all maps of one channel, ``(n, 1, h, w)``, ``(n, 1, t)`` …, or ``(n, d)``.
 
     Attributes:
         importance: ``R``, the mean similarity where a position is kept.
@@ -100,7 +100,7 @@ class RELAX(Explainer):
     """
 
     SUPPORTED_MODULES = ANY_MODULE
-    INPUT_NDIMS = (2, 3, 4)
+    INPUT_NDIMS = (2, 3, 4, 5)
     TUNABLES = MASK_TUNABLES
     PRESETS = ({"grid_size": 16},)
     BUDGET = ("n_masks",)

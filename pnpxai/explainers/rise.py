@@ -31,7 +31,7 @@ ESTIMATORS = ("paper", "normalized", "centered", "ridge")
 
 @dataclass(frozen=True, eq=False)
 class RiseExplanation:
-    """What `RISE.explain` returns; maps ``(n, 1, h, w)``, ``(n, 1, t)`` or ``(n, d)``, in the form of the inputs.
+    """What `RISE.explain` returns; maps ``(n, 1, h, w)``, ``(n, 1, t)`` …, in the form of the inputs.
 
     The errors are those of independent masks, times what portions of the masks show of how these depend on one another
     and on what the regression leaves over; components that it does not use are left out. For small networks on digits
@@ -69,8 +69,8 @@ class RISE(Explainer):
       the masks' variance out (more for grids of more than 10 cells, of which the 512 largest components are kept).
       Of more than 512 features without a grid it is the centred one.
 
-    Positions are pixels of ``(n, c, h, w)``, steps of ``(n, c, t)`` (channels masked together) or features of
-    ``(n, d)`` (one bit each, ``grid_size`` unused). Maps: ``(n, 1, h, w)``, ``(n, 1, t)`` or ``(n, d)``.
+    Positions are steps of ``(n, c, t)``, pixels of ``(n, c, h, w)``, voxels of ``(n, c, d, h, w)`` (channels masked
+    together) or features of ``(n, d)`` (one bit each, ``grid_size`` unused). Maps have one channel, or are ``(n, d)``.
 
     Args:
         model: see `Explainer`.
@@ -109,7 +109,7 @@ class RISE(Explainer):
     """
 
     SUPPORTED_MODULES = ANY_MODULE
-    INPUT_NDIMS = (2, 3, 4)
+    INPUT_NDIMS = (2, 3, 4, 5)
     TUNABLES = MASK_TUNABLES
     PRESETS = ({"grid_size": 16}, {"grid_size": 8, "p_keep": 0.1})
     BUDGET = ("n_masks",)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pnpxai.modality import Image, Modality, Tabular, Text
+from pnpxai.modality import Image, Modality, Tabular, Text, Volume
 from pnpxai.postprocess import channel_axis
 from pnpxai.report._colour import Array, as_photograph, overlay, scale_of, stretched
 from pnpxai.report._pictures import bars_png, photograph_png, series_png
@@ -41,7 +41,7 @@ class Canvas:
 
     Attributes:
         modality: decides between overlay, series and bars.
-        ground: a photograph ``(h, w, 3)``, a series ``(t, c)`` or features ``(d,)``.
+        ground: a photograph ``(h, w, 3)``, the middle plane of a volume, a series ``(t, c)`` or features ``(d,)``.
         note: how the ground was made.
     """
 
@@ -51,10 +51,15 @@ class Canvas:
 
     @classmethod
     def build(cls, inputs: Tensor, modality: Modality, image: Any) -> Canvas:
-        """From one sample ``(c, h, w)``, ``(c, t)`` or ``(d,)``, channels where the modality says, and its picture."""
+        """From one sample ``(c, h, w)``, ``(c, t)``, ``(d,)`` …, channels where the modality says, and its picture."""
         axis = channel_axis(modality.channel_dim, inputs.ndim + 1)
         last = inputs.detach().cpu().double()
         array: Array = (last if axis is None else last.movedim(axis - 1, -1)).numpy()
+        if isinstance(modality, Volume):
+            plane = (array[..., None] if axis is None else array)[len(array) // 2]
+            return cls(
+                modality, stretched(plane), f"the plane in the middle of {len(array)}, stretched to the full range"
+            )
         if isinstance(modality, Image):
             array = array[..., None] if axis is None else array
             if image is None:
@@ -67,10 +72,11 @@ class Canvas:
     def draw(self, values: Array | None = None) -> str:
         """The input, or a map of it."""
         scale = None if values is None else scale_of(values)
-        if isinstance(self.modality, Image):
+        if isinstance(self.modality, Image | Volume):
             if values is None or scale is None:
                 return photograph_png(self.ground)
-            return photograph_png(overlay(values, self.ground, scale))
+            plane = values[len(values) // 2] if isinstance(self.modality, Volume) else values
+            return photograph_png(overlay(plane, self.ground, scale))
         if _flat(self.modality):
             return bars_png(self.ground if values is None else values, scale)
         return series_png(self.ground, values, scale)
@@ -78,7 +84,7 @@ class Canvas:
     @property
     def coarse(self) -> bool:
         """Whether this is a picture of few pixels."""
-        return isinstance(self.modality, Image) and max(self.ground.shape[:2]) <= COARSE
+        return isinstance(self.modality, Image | Volume) and max(self.ground.shape[:2]) <= COARSE
 
     def tile(self, title: str, note: str, values: Tensor, score: float | None) -> Tile:
         """A map of the input, with its scale in words."""

@@ -21,7 +21,9 @@ from tests.nets import MLP, TimeCNN, VGGLike, batch, seeded
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("size", "grid"), [((12, 9), (3, 2)), ((24,), (5,)), ((6,), None), ((300, 40), (4, 3))])
+@pytest.mark.parametrize(
+    ("size", "grid"), [((12, 9), (3, 2)), ((24,), (5,)), ((6,), None), ((300, 40), (4, 3)), ((9, 6, 5), (3, 2, 2))]
+)
 def test_a_mask_is_its_expectation_and_its_components(size: tuple[int, ...], grid: tuple[int, ...] | None) -> None:
     p = 0.3
     basis = mask_basis(size, grid, p, CPU)

@@ -38,6 +38,7 @@ SIZES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
     ((1, 1), (3, 3)),
     ((12,), (5,)),
     ((4,), (7,)),
+    ((5, 3, 4), (2, 3, 2)),
 ]
 
 
@@ -75,9 +76,18 @@ def test_a_known_grid_matches_interpolate() -> None:
         torch.testing.assert_close(found, whole[shift[0] : shift[0] + 6, shift[1] : shift[1] + 5], rtol=0, atol=1e-7)
 
 
+def test_a_known_block_matches_interpolate() -> None:
+    grid = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.5], [1.0, 0.0]]])
+    whole = F.interpolate(grid[None, None], (9, 6, 3), mode="trilinear", align_corners=False)[0, 0]
+    found = upsample(grid[None], torch.tensor([[2, 1, 0]]), (5, 4, 2))[0]
+    torch.testing.assert_close(found, whole[2:7, 1:5, 0:2], rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("p_keep", [0.2, 0.5])
-@pytest.mark.parametrize(("size", "grid"), [((9, 7), (3, 2)), ((2, 3), (4, 4)), ((10,), (3,)), ((6,), None)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "grid"), [((9, 7), (3, 2)), ((2, 3), (4, 4)), ((10,), (3,)), ((5, 4, 3), (2, 2, 3)), ((6,), None)], ids=str
+)
 def test_every_position_is_kept_with_p_keep(
     size: tuple[int, ...], grid: tuple[int, ...] | None, p_keep: float, sampling: str
 ) -> None:

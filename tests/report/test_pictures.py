@@ -14,7 +14,7 @@ from torch import nn
 
 import pnpxai
 from pnpxai.metrics import AbPC
-from pnpxai.modality import ImageModality, TextModality, TimeSeriesModality
+from pnpxai.modality import ImageModality, TextModality, TimeSeriesModality, VolumeModality
 from pnpxai.report._canvas import Canvas
 from pnpxai.report._charts import Axis, axis_over, round_values
 from pnpxai.report._colour import Scale, colours, overlay, scale_of, stretched
@@ -155,6 +155,19 @@ def test_curves_are_drawn_where_the_scores_are() -> None:
 def test_axes_point_the_right_way() -> None:
     assert Axis(0, 1, 10, start=5)(1) == 15
     assert Axis(0, 1, 10, start=5, downwards=True)(1) == 5
+
+
+def test_a_volume_is_shown_by_its_middle_plane() -> None:
+    x = torch.arange(5 * 2 * 2).reshape(1, 5, 2, 2).float()
+    canvas = Canvas.build(x, VolumeModality(), None)
+    np.testing.assert_allclose(canvas.ground[..., 0], [[0, 1 / 3], [2 / 3, 1]])
+    assert "middle of 5" in canvas.note
+    alike = torch.zeros(5, 2, 2)
+    alike[2, 0, 1] = 1.0
+    other = alike.clone()
+    other[0, 1, 1] = other[2].max()
+    assert canvas.draw(alike.double().numpy()) == canvas.draw(other.double().numpy())
+    assert canvas.draw(alike.double().numpy()) != canvas.draw(alike.flip(2).double().numpy())
 
 
 def test_few_pixels_are_shown_as_squares() -> None:
