@@ -2,7 +2,8 @@
 
 Each method and the same number of bare passes, at the fastest batch size, take turns in one process; the figure is the
 median of the ratios. Perturbation methods and metrics are set against forward passes without gradients, the others
-against forward and backward passes to the inputs with frozen weights; all against float32. Memory is the peak of a
+against forward and backward passes to the inputs with frozen weights; all against float32, in batches no larger than
+what the method has to ask about at once. Memory is the peak of a
 process of its own, less that of a bare pass in it.
 """
 
@@ -62,12 +63,14 @@ class Work:
         kind: of `AIMS`.
         run: does it.
         alone: whether one image says enough.
+        step_by_step: whether each of its passes depends on the one before.
     """
 
     name: str
     kind: str
     run: Callable[[], object]
     alone: bool = False
+    step_by_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,14 +136,36 @@ def bare(model: nn.Module, inputs: Tensor, step: Step, n: int) -> None:
         n -= len(inputs)
 
 
-def fastest(model: nn.Module, sample: Tensor, step: Step) -> Tensor:
-    """The batch size at which a sample takes least, as a batch."""
-    batches = {size: sample.expand(size, *sample.shape[1:]).clone() for size in BATCHES}
-    taken: dict[int, list[float]] = {size: [] for size in BATCHES}
-    for _ in range(N_RUNS):
-        for size, inputs in batches.items():
-            taken[size].append(seconds(functools.partial(step, model, inputs)) / size)
-    return batches[min(taken, key=lambda size: min(taken[size]))]
+class BarePasses:
+    """Bare passes of copies of one image, at the batch size at which they are fastest.
+
+    Args:
+        model: what is passed through.
+        sample: the image, ``(1, c, h, w)``.
+    """
+
+    def __init__(self, model: nn.Module, sample: Tensor) -> None:
+        self.model = model
+        self.sample = sample
+        self._taken: dict[Step, dict[int, float]] = {}
+
+    def batch(self, step: Step, most: int) -> Tensor:
+        """The batch at which a sample takes least, of at most so many."""
+        if step not in self._taken:
+            self._taken[step] = self._measured(step)
+        taken = {size: seconds for size, seconds in self._taken[step].items() if size <= most}
+        return self._copies(min(taken, key=lambda size: taken[size]))
+
+    def _measured(self, step: Step) -> dict[int, float]:
+        batches = {size: self._copies(size) for size in BATCHES}
+        taken: dict[int, list[float]] = {size: [] for size in BATCHES}
+        for _ in range(N_RUNS):
+            for size, inputs in batches.items():
+                taken[size].append(seconds(functools.partial(step, self.model, inputs)) / size)
+        return {size: min(each) for size, each in taken.items()}
+
+    def _copies(self, size: int) -> Tensor:
+        return self.sample.expand(size, *self.sample.shape[1:]).clone()
 
 
 def works(model: nn.Module, x: Tensor, n_masks: int) -> list[Work]:
@@ -175,35 +200,42 @@ def works(model: nn.Module, x: Tensor, n_masks: int) -> list[Work]:
             "backward",
             lambda: Sensitivity(model, Gradient(model)).evaluate(x, target, Gradient(model).attribute(x, target)),
         ),
-        Work(f"MP, {N_STEPS} steps", "backward", lambda: MP(model, max_iter=N_STEPS).attribute(x, target)),
+        Work(
+            f"MP, {N_STEPS} steps",
+            "backward",
+            lambda: MP(model, max_iter=N_STEPS).attribute(x, target),
+            step_by_step=True,
+        ),
         Work("SmoothGrad", "backward", lambda: SmoothGrad(model).attribute(x, target)),
         Work("IntegratedGradients", "backward", lambda: IntegratedGradients(model).attribute(x, target)),
     ]
 
 
-def measured(
-    model: nn.Module, work: Work, batch_for: Callable[[Step], Tensor], n_images: int, n_runs: int
-) -> dict[str, Any]:
-    """A method and as many bare passes in turn, after one call that is not timed: it tries chunk sizes."""
+def measured(passes: BarePasses, work: Work, n_images: int, n_runs: int) -> dict[str, Any]:
+    """A method and as many bare passes in turn, after one call that is not timed: it tries chunk sizes.
+
+    The batches of the bare passes are no larger than what the method has to ask about at once.
+    """
     step = backward if work.kind == "backward" else forward
-    batch = batch_for(step)
     times = max(1, math.ceil(TURN / seconds(work.run)))
     ratios = []
     for _ in range(n_runs):
         with count_forwards() as counter:
             taken = seconds(lambda: [work.run() for _ in range(times)])
-        ratios.append(taken / seconds(functools.partial(bare, model, batch, step, counter.n_samples)))
-    n_passes = counter.n_samples // times
+        n_passes = counter.n_samples // times
+        batch = passes.batch(step, n_images if work.step_by_step else n_passes)
+        ratios.append(taken / seconds(functools.partial(bare, passes.model, batch, step, counter.n_samples)))
     found = Measured(work.name, work.kind, n_images, torch.get_num_threads(), n_passes, len(batch), ratios)
     return asdict(found)
 
 
-def batched(model: nn.Module, x: Tensor, n_runs: int) -> list[str]:
+def batched(passes: BarePasses, x: Tensor, n_runs: int) -> list[str]:
     """MP on a batch by MP on its first image, and the same of bare passes, each at its own fastest batch size."""
+    model = passes.model
     target = model(x).argmax(1).detach()
     explainer = MP(model, max_iter=N_STEPS)
     several, one = (functools.partial(explainer.attribute, x[:n], target[:n]) for n in (len(x), 1))
-    alone, full = x[:1].clone(), fastest(model, x[:1], backward)
+    alone, full = x[:1].clone(), passes.batch(backward, len(x))
     bare_several = functools.partial(bare, model, full, backward, N_STEPS * len(x))
     bare_one = functools.partial(bare, model, alone, backward, N_STEPS)
     ratios = []
@@ -344,16 +376,16 @@ def main() -> None:
 
     for n_threads in arguments.threads:
         torch.set_num_threads(n_threads)
-        batch_for = functools.cache(functools.partial(fastest, model, every[:1]))
+        passes = BarePasses(model, every[:1])
         for n in arguments.images:
             where = f"{n} images, {n_threads} threads"
             for work in works(model, every[:n], arguments.masks):
                 if n > 1 and work.alone:
                     continue
-                measure = functools.partial(measured, model, work, batch_for, n, arguments.runs)
+                measure = functools.partial(measured, passes, work, n, arguments.runs)
                 once(f"time: {work.name}; {where}", measure)
             if n > 1:
-                once(f"batched: {where}", functools.partial(batched, model, every[:n], arguments.runs))
+                once(f"batched: {where}", functools.partial(batched, passes, every[:n], arguments.runs))
     once("lowered: bfloat16", functools.partial(lowered, model, every, arguments.masks))
     for method in ("RISE", "RELAX"):
         for size in (4, 8):

@@ -33,7 +33,7 @@ def test_bare_passes_are_as_many_as_asked_for() -> None:
         model.passed.clear()
         engine.bare(model, x, step, 10)
         assert model.passed == [4, 4, 2]
-        assert len(engine.fastest(model, x[:1], step)) in engine.BATCHES
+        assert len(engine.BarePasses(model, x[:1]).batch(step, 5)) in (1, 2, 4)
 
 
 def test_every_method_is_set_against_passes_of_its_kind() -> None:
@@ -54,8 +54,8 @@ def test_a_page_of_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(engine, "TURN", 0.02)
     with torch.random.fork_rng([]):
         work = engine.works(model, x, 4)[0]
-        log.once("time: one", lambda: engine.measured(model, work, lambda _step: x, 2, 1))
-        log.once("batched: two", lambda: engine.batched(model, x, 1))
+        log.once("time: one", lambda: engine.measured(engine.BarePasses(model, x[:1]), work, 2, 1))
+        log.once("batched: two", lambda: engine.batched(engine.BarePasses(model, x[:1]), x, 1))
         log.once("lowered: three", lambda: engine.lowered(model, x, 4))
     known = log.known()
     log.once("time: one", lambda: 1 / 0)
