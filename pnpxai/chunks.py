@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
+from pnpxai.callables import Model
 from pnpxai.errors import PnPXAIError
 
 ACTIVATION_BYTES = 320 * 2**20
@@ -29,8 +30,9 @@ HOPELESS = 1.6
 SLOWER = 1.03
 """Sizes that take so many times the least are as good, and the smallest of them is taken."""
 
-_found: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
-_asked: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
+_found: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_asked: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""For each model, what a pass does to its size, and to how many samples were asked about."""
 
 
 def default_chunk_size(inputs: Sequence[Tensor]) -> int:
@@ -44,14 +46,15 @@ def sample_bytes(inputs: Sequence[Tensor]) -> int:
 
 
 def chunk_size_for(
-    model: nn.Module, inputs: Sequence[Tensor], kind: Hashable, n_samples: int, run: Callable[[int], object]
+    model: Model, inputs: Sequence[Tensor], kind: Hashable, n_samples: int, run: Callable[[int], object]
 ) -> int:
     """How many samples go through the model at once.
 
-    The rule's number where samples are small or whole numbers. Else the fastest, which is tried once, as soon as
-    what has been asked for makes it worth that, and remembered for the model, the inputs' shapes, dtypes and device,
-    the number of threads and the kind of pass; until then the rule's. Where two sizes are about equal another process
-    may choose the other one; the model's answers then differ by rounding.
+    The rule's number where samples are small or whole numbers, and for an object that Python cannot refer to weakly.
+    Else the fastest, which is tried once, as soon as what has been asked for makes it worth that, and remembered for
+    the model, the inputs' shapes, dtypes and device, the number of threads and the kind of pass; until then the
+    rule's. Where two sizes are about equal another process may choose the other one; the model's answers then differ
+    by rounding.
 
     Args:
         model: the model.
@@ -63,10 +66,11 @@ def chunk_size_for(
     rule, device = default_chunk_size(inputs), inputs[0].device
     if sample_bytes(inputs) < TIMED_BYTES or not all(each.is_floating_point() for each in inputs):
         return rule
-    known = _found.setdefault(model, {})
+    known, asked = _remembered(_found, model), _remembered(_asked, model)
+    if known is None or asked is None:
+        return rule
     what = (kind, device, torch.get_num_threads(), tuple((each.shape[1:], each.dtype) for each in inputs))
     if what not in known:
-        asked = _asked.setdefault(model, {})
         asked[what] = asked.get(what, 0) + n_samples
         if asked[what] < WORTH_TIMING * rule:
             return rule
@@ -74,6 +78,16 @@ def chunk_size_for(
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             known[what] = fastest_chunk_size(run, most)
     return known[what]
+
+
+def _remembered(memory: WeakIdKeyDictionary, model: Model) -> dict[Hashable, int] | None:
+    try:
+        if model not in memory:
+            memory[model] = {}
+    except TypeError:  # no weak references, as with __slots__
+        return None
+    found: dict[Hashable, int] = memory[model]
+    return found
 
 
 def fastest_chunk_size(run: Callable[[int], object], most: int, clock: Callable[[], float] = time.perf_counter) -> int:

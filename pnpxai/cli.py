@@ -123,7 +123,13 @@ def _problem(described: str) -> Mapping[str, Any]:
 def explainers() -> None:
     """List the explainers: the models they fit, and what may be tuned."""
     rows = [
-        (name, kinds(each.SUPPORTED_MODULES), kinds(each.EXCLUDED_MODULES), tunables(each), tunables(each, budget=True))
+        (
+            name,
+            kinds(each.SUPPORTED_MODULES) + ", or a function" * each.OUTPUTS_ONLY,
+            kinds(each.EXCLUDED_MODULES),
+            tunables(each),
+            tunables(each, budget=True),
+        )
         for name, each in sorted(EXPLAINERS.items())
     ]
     _print(("explainer", "fits models with", "and without", "tunables", "budget"), rows)

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.errors import InputError, ParameterError, TargetError, unknown_name
 from pnpxai.explainers import Explainer, attribute_together, shares_work
 from pnpxai.forward import Request, model_reference
@@ -44,7 +45,7 @@ class Experiment:
     """Explainers × post-processors × metrics over a data set, each map and score computed once.
 
     Args:
-        model: never changed.
+        model: a module or a function from a batch to outputs; never changed.
         data: a DataLoader, a Dataset, a list of samples, or a tensor ``(n, …)`` of inputs. Ids count samples in the
             data set's own order, also where a loader shuffles.
         modality: a name, class or object of `pnpxai.modality`; None guesses from the inputs.
@@ -65,7 +66,7 @@ class Experiment:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         data: Any,
         modality: str | type[Modality] | Modality | None = None,
         explainers: Sequence[ExplainerLike] | None = None,
@@ -412,7 +413,7 @@ class AutoExplanation(Experiment):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         data: Any,
         modality: str | type[Modality] | Modality | None = None,
         input_extractor: Extractor | None = None,

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pnpxai.callables import Model, model_name, modules_in
 from pnpxai.errors import ModelError
 
 _HOLDERS: dict[tuple[int, int], list[int]] = {}
@@ -21,12 +22,13 @@ _HOLDERS: dict[tuple[int, int], list[int]] = {}
 
 
 @contextlib.contextmanager
-def guard(model: nn.Module) -> Iterator[None]:
+def guard(model: Model) -> Iterator[None]:
     """Put the model in eval mode, and leave it and the global random states bit for bit as they were.
 
     Training flags, ``requires_grad``, ``grad``, buffers, hooks and the attributes of every module (with the contents
     of lists, sets, dicts and tensors among them) are restored on every path, also when the block raises. Inside the
-    block no parameter has a ``grad``, so that none is added to.
+    block no parameter has a ``grad``, so that none is added to. Of a function, all this holds for the modules that
+    `modules_in` sees in it.
 
     One thread at a time: whatever a method does in its block, the first thread to leave would restore training flags,
     gradients and buffers under the other's running forward, and take the other's hooks off. So every method is
@@ -40,7 +42,7 @@ def guard(model: nn.Module) -> Iterator[None]:
     if holder[0] != thread:
         raise ModelError(
             "one thread at a time to explain with a model",
-            f"{type(model).__name__}, which another thread is explaining with",
+            f"{model_name(model)}, which another thread is explaining with",
             "Use processes (tune(workers=…)), or a copy of the model for each thread.",
         )
     holder[1] += 1
@@ -52,8 +54,9 @@ def guard(model: nn.Module) -> Iterator[None]:
             del _HOLDERS[key]
 
 
-def _restored(model: nn.Module) -> Iterator[None]:
-    modules = list(model.modules())
+def _restored(model: Model) -> Iterator[None]:
+    roots = modules_in(model)
+    modules = list(dict.fromkeys(each for root in roots for each in root.modules()))
     attributes = [dict(vars(module)) for module in modules]
     filled, empty, held = _contents(attributes)
     training = [module.training for module in modules]
@@ -64,8 +67,9 @@ def _restored(model: nn.Module) -> Iterator[None]:
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # saved, not used
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
-        if any(training):
-            model.eval()
+        for root in roots:
+            if any(each.training for each in root.modules()):
+                root.eval()
         for parameter, _, grad in flags:
             if grad is not None:
                 parameter.grad = None

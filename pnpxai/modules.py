@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model, check_model
 from pnpxai.watch import MATMULS, Operation, watch
 
 
@@ -195,7 +196,7 @@ def kinds_of(module: nn.Module) -> tuple[type[ModuleKind], ...]:
 
 
 def detect_model_architecture(
-    model: nn.Module,
+    model: Model,
     inputs: Any = None,
     *,
     forward_arg_extractor: Extractor | None = None,
@@ -204,7 +205,7 @@ def detect_model_architecture(
     """Find the kinds of modules in a model.
 
     Args:
-        model: any module; it is run once if inputs are given, never traced or changed.
+        model: any module; it is run once if inputs are given, never traced or changed. A function has no kinds.
         inputs: a batch as the model takes it. With inputs, functional calls are seen too: ``F.conv2d``, attention by
             ``scaled_dot_product_attention`` or by matmul, softmax, matmul, recurrent cells.
         forward_arg_extractor: picks the model's inputs from ``inputs``.
@@ -215,6 +216,9 @@ def detect_model_architecture(
         >>> sorted(kind.__name__ for kind in architecture)
         ['Activation', 'Convolution']
     """
+    check_model(model)
+    if not isinstance(model, nn.Module):
+        return Architecture({})
     evidence: dict[type[ModuleKind], list[str]] = {}
     for path, module in model.named_modules():
         for kind in kinds_of(module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,31 +15,33 @@ TargetFunction: TypeAlias = Callable[[Tensor], Tensor]
 Score: TypeAlias = Literal["logit", "probability"]
 
 
-def output_tensor(outputs: Any) -> Tensor:
+def output_tensor(outputs: Any, device: torch.device | None = None) -> Tensor:
     """The tensor to be explained in what a model returned.
 
     A tensor is itself; of a mapping or a Hugging Face ``ModelOutput``, ``logits``, else the first tensor; of a tuple
-    or list, the first tensor.
+    or list, the first tensor. An array is a tensor of its values, on ``device``.
 
     Raises:
         ModelError: there is no floating-point tensor in it.
     """
     if isinstance(outputs, Mapping):
         found = outputs.get("logits")
-        candidates = [found] if isinstance(found, Tensor) else list(outputs.values())
+        candidates = [found] if isinstance(found, Tensor | np.ndarray) else list(outputs.values())
     elif isinstance(outputs, tuple | list):
         candidates = list(outputs)
     else:
         candidates = [outputs]
     for each in candidates:
+        if isinstance(each, np.ndarray) and np.issubdtype(each.dtype, np.floating):
+            each = torch.from_numpy(np.array(each, f"f{min(each.dtype.itemsize, 8)}", order="C")).to(device)
         if isinstance(each, Tensor) and each.is_floating_point() and each.ndim > 0:
             return each
     raise ModelError(
-        "a model that returns a floating-point tensor (or a tuple, dict or ModelOutput that holds one)",
-        f"a Tensor of shape {tuple(outputs.shape)} and {outputs.dtype}"
-        if isinstance(outputs, Tensor)
+        "a model that returns a floating-point tensor or array (or a tuple, dict or ModelOutput that holds one)",
+        f"a {type(outputs).__name__} of shape {tuple(outputs.shape)} and {outputs.dtype}"
+        if isinstance(outputs, Tensor | np.ndarray)
         else type(outputs).__name__,
-        "Wrap the model so that its forward returns the tensor to be explained.",
+        "Wrap the model so that it returns the tensor to be explained.",
     )
 
 

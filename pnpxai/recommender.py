@@ -13,6 +13,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 from pnpxai.batches import Extractor, Targets, take_samples
+from pnpxai.callables import Model, same_model
 from pnpxai.errors import ExplanationError, ParameterError, PnPXAIError, UnsupportedModelError, unknown_name
 from pnpxai.explainers import EXPLAINERS, Explainer
 from pnpxai.explainers._base import ANY_MODULE
@@ -95,7 +96,7 @@ class Recommendation:
 
 
 def recommend(
-    model: nn.Module,
+    model: Model,
     inputs: Any = None,
     targets: Targets = None,
     *,
@@ -108,7 +109,7 @@ def recommend(
     """Find the explainers that fit a model.
 
     Args:
-        model: never changed.
+        model: a module or a function from a batch to outputs; never changed.
         inputs: a batch; without it only declarations are compared and nothing is run.
         targets: as for `Explainer.attribute`.
         modality: a name or object; None guesses from the inputs.
@@ -144,7 +145,7 @@ def recommend(
     runs: dict[str, DryRun] = {}
     for each in explainers_for(model, explainers, forward_arg_extractor, additional_forward_arg_extractor):
         name = type(each).__name__
-        reason = unmet(type(each), architecture, explained)
+        reason = unread(each) or unmet(type(each), architecture, explained)
         if reason is None and inputs is not None and dry_run:
             outcome = try_once(each, inputs, targets)
             if isinstance(outcome, DryRun):
@@ -160,7 +161,7 @@ def recommend(
 
 
 def explainers_for(
-    model: nn.Module,
+    model: Model,
     explainers: Iterable[ExplainerLike] | None,
     forward_arg_extractor: Extractor | None = None,
     additional_forward_arg_extractor: Extractor | None = None,
@@ -183,7 +184,7 @@ def explainers_for(
             each = each(model, forward_arg_extractor, additional_forward_arg_extractor)
         if not isinstance(each, Explainer):
             raise unknown_name("explainer", each, EXPLAINERS)
-        if each.model is not model:
+        if not same_model(each.model, model):
             raise ParameterError(
                 "an explainer on the model that is given",
                 f"{type(each).__name__} on another model",
@@ -191,6 +192,13 @@ def explainers_for(
             )
         made.append(each)
     return made
+
+
+def unread(explainer: Explainer) -> str | None:
+    """Why an explainer cannot explain a function, in a sentence; None if it can, or the model is a module."""
+    if explainer.OUTPUTS_ONLY or isinstance(explainer.model, nn.Module):
+        return None
+    return "it needs gradients or the modules inside, and a function that is no torch.nn.Module has neither."
 
 
 def unmet(explainer: type[Explainer], architecture: Architecture, inputs: Tensor | None) -> str | None:

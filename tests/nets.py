@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -127,6 +128,27 @@ class Wrapped(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         return self.function(self.net(*args))
+
+
+def opaque(net: nn.Module) -> Callable[[Tensor], np.ndarray]:
+    """Another network as a function that lets neither modules nor gradients be seen."""
+    hidden = {"net": net}
+
+    def answer(x: Tensor) -> np.ndarray:
+        return hidden["net"](torch.from_numpy(x.detach().numpy())).detach().numpy()
+
+    return answer
+
+
+class Opaque(nn.Module):
+    """A function as a module without weights."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.function(x))
 
 
 def as_dict(outputs: Tensor) -> OrderedDict[str, Any]:

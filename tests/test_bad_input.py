@@ -19,6 +19,7 @@ from pnpxai.errors import (
     PnPXAIError,
     TargetError,
     UnknownNameError,
+    UnsupportedModelError,
 )
 from pnpxai.explainers import EXPLAINERS, RELAX, RISE, Explainer, Gradient, IntegratedGradients, SmoothGrad
 from pnpxai.metrics import AbPC, Complexity, MoRF, MuFidelity, metric_class
@@ -151,9 +152,22 @@ TARGETS: list[Row] = [
     ("function_of_classes", lambda m: RISE(m).attribute(IMAGES, lambda o: o.argmax(1)), TargetError, ("torch.int64",)),
 ]
 MODELS: list[Row] = [
-    ("no_module", lambda m: Gradient(lambda x: x).attribute(IMAGES), ModelError, ("torch.nn.Module", "function")),
-    ("no_parameters", lambda m: Gradient(nn.Flatten()).attribute(IMAGES), ModelError, ("parameters", "Flatten")),
-    ("no_parameters_to_score", lambda m: MoRF(nn.Flatten()).evaluate(IMAGES, 1, IMAGES), ModelError, ("Flatten",)),
+    ("no_function", lambda m: RISE("vgg16").attribute(IMAGES), ModelError, ("torch.nn.Module", "function", "str")),
+    ("no_function_to_score", lambda m: MoRF({}).evaluate(IMAGES, 1, IMAGES), ModelError, ("function", "dict")),
+    ("no_function_to_detect", lambda m: detect_model_architecture(m.state_dict()), ModelError, ("OrderedDict",)),
+    ("class_not_built", lambda m: RISE(VGGLike).attribute(IMAGES), ModelError, ("class VGGLike", "Build")),
+    (
+        "no_module",
+        lambda m: Gradient(lambda x: x).attribute(IMAGES),
+        UnsupportedModelError,
+        ("torch.nn.Module for Gradient", "<lambda>", "gradients", "RISE"),
+    ),
+    (
+        "function_to_compile",
+        lambda m: RISE(lambda x: x.flatten(1), compile=True).attribute(IMAGES),
+        ParameterError,
+        ("torch.nn.Module", "<lambda>", "compile=False"),
+    ),
     ("no_tensor", lambda m: Gradient(Wrapped(m, str)).attribute(IMAGES), ModelError, ("tensor", "str", "Wrap")),
     ("nothing", lambda m: RISE(Wrapped(m, lambda o: None)).attribute(IMAGES), ModelError, ("tensor", "NoneType")),
     ("classes_only", lambda m: Gradient(Wrapped(m, lambda o: o.argmax(1))).attribute(IMAGES), ModelError, ("Tensor",)),

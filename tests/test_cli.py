@@ -39,6 +39,7 @@ def test_every_explainer_is_listed_with_what_its_class_says() -> None:
             assert tunable in block
         for kind in each.EXCLUDED_MODULES:
             assert kind.__name__ in block
+        assert ("a function" in block) == each.OUTPUTS_ONLY
     assert "epsilon 1e-06–1" in "\n".join(lines)
     assert "n_masks 100–8000" in "\n".join(lines)
 

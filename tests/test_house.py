@@ -19,6 +19,7 @@ PACKAGE = Path(pnpxai.__file__).parent
 ORDER: list[set[str]] = [
     {"errors"},
     {"limits"},
+    {"callables"},
     {"tunable"},
     {"guard", "outputs"},
     {"batches", "chunks", "precision"},

@@ -176,7 +176,7 @@ def test_prints_and_renders() -> None:
 @pytest.mark.parametrize(
     ("call", "error"),
     [
-        (lambda: pnpxai.recommend(nn.Identity(), torch.rand(1, 3)), ModelError),
+        (lambda: pnpxai.recommend(nn.Identity, torch.rand(1, 3)), ModelError),
         (lambda: pnpxai.recommend(MLP(), torch.rand(0, 6)), InputError),
         (lambda: pnpxai.recommend(MLP(), torch.rand(1, 7)), ModelError),
         (lambda: pnpxai.recommend(MLP(), torch.rand(1, 6), explainers=["Rice"]), UnknownNameError),

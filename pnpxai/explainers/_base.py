@@ -7,9 +7,10 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.batches import Extractor, Targets
+from pnpxai.callables import Model, module_of
 from pnpxai.errors import DeclarationError, InputError, ParameterError
 from pnpxai.explainers._maps import joined, like_inputs
 from pnpxai.forward import Part, Request, model_reference, parts_of
@@ -19,7 +20,9 @@ from pnpxai.modules import MODULE_KINDS
 from pnpxai.tunable import Tunable
 
 ANY_MODULE: tuple[type, ...] = MODULE_KINDS
-"""The declaration of a method that asks nothing of the model but its outputs (and gradients)."""
+"""The declaration of a method that does not mind what modules there are; see ``OUTPUTS_ONLY`` for gradients."""
+
+_METHODS = ("attribute", "explain_request", "explain_further")
 
 EXPLAINERS: dict[str, type[Explainer]] = {}
 """Every explainer class that declares ``SUPPORTED_MODULES``, by name."""
@@ -35,12 +38,14 @@ class Explainer(Tunable, ABC):
         EXPLANATION_TYPE: what the maps are.
         SUPPORTED_MODULES: the explainer fits if the model has at least one of these kinds …
         EXCLUDED_MODULES: … and none of these.
+        OUTPUTS_ONLY: it asks the model for nothing but outputs, so that any function can be explained, too; a subclass
+            that overrides `attribute`, `explain_request` or `explain_further` has to say so again.
         INPUT_NDIMS: numbers of input dimensions it takes, batch included; empty for any.
         NESTED: whether the one budget in ``BUDGET`` can be continued (see `refine`); a subclass that overrides
             `attribute` or `explain_request` is not nested unless it says so.
 
     Args:
-        model: the module to be explained; never changed, never copied.
+        model: the module to be explained, or a function if ``OUTPUTS_ONLY``; never changed, never copied.
         forward_arg_extractor: from what `attribute` is given to the tensor(s) to be explained, which are the first
             arguments of the model's forward. Default: they are what `attribute` is given.
         additional_forward_arg_extractor: likewise to the model's further arguments. Default: none.
@@ -49,6 +54,7 @@ class Explainer(Tunable, ABC):
     EXPLANATION_TYPE: ClassVar[str] = "attribution"
     SUPPORTED_MODULES: ClassVar[tuple[type, ...]]
     EXCLUDED_MODULES: ClassVar[tuple[type, ...]] = ()
+    OUTPUTS_ONLY: ClassVar[bool] = False
     INPUT_NDIMS: ClassVar[tuple[int, ...]] = ()
     NESTED: ClassVar[bool] = False
 
@@ -58,6 +64,8 @@ class Explainer(Tunable, ABC):
         continues = cls.explain_further is not Explainer.explain_further
         if "NESTED" not in cls.__dict__:
             cls.NESTED = cls.NESTED and not own_way
+        if "OUTPUTS_ONLY" not in cls.__dict__ and not cls.__dict__.keys().isdisjoint(_METHODS):
+            cls.OUTPUTS_ONLY = False
         if cls.NESTED and (own_way or not continues):
             raise DeclarationError(
                 f"{cls.__name__}, which is NESTED, to implement explain_further, not attribute or explain_request",
@@ -78,7 +86,7 @@ class Explainer(Tunable, ABC):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
     ) -> None:
@@ -195,8 +203,11 @@ class Explainer(Tunable, ABC):
         """Check a batch and put it on the model's device.
 
         Raises:
+            UnsupportedModelError: a function, where more than outputs is needed.
             PnPXAIError: bad inputs, targets or model.
         """
+        if not self.OUTPUTS_ONLY:
+            module_of(self.model, type(self).__name__)
         request = Request.build(
             self.model,
             inputs,

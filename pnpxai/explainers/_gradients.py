@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pnpxai.callables import Model, modules_in
 from pnpxai.chunks import out_of_memory
 from pnpxai.errors import ModelError, PnPXAIError, UnsupportedModelError
 from pnpxai.forward import Request
@@ -39,9 +40,9 @@ def in_chunks(request: Request, n_items: int, run: Callable[[int, int], object],
 
 
 @contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: Model) -> Iterator[None]:
     """Let no parameter ask for a gradient inside the block, so that a forward pass keeps nothing for one."""
-    learning = [each for each in model.parameters() if each.requires_grad]
+    learning = [each for root in modules_in(model) for each in root.parameters() if each.requires_grad]
     for each in learning:
         each.requires_grad_(False)
     try:

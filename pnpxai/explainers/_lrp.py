@@ -13,6 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from pnpxai.batches import Extractor, Targets, check_targets
+from pnpxai.callables import module_of
 from pnpxai.errors import ModelError, ParameterError
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._gradients import in_chunks
@@ -177,7 +178,7 @@ class LRPBase(Explainer):
     ) -> list[tuple[Tensor, ...]]:
         """For each target, the relevance of each input, or of the layer."""
         self._check_outputs(request)
-        name = None if self.layer is None else layer_name(self.model, self.layer)
+        name = None if self.layer is None else layer_name(module_of(self.model, type(self).__name__), self.layer)
         if self.zennit_canonizers:
             request = self._canonized(request)
         settings = self.settings()
@@ -191,7 +192,7 @@ class LRPBase(Explainer):
             for piece, each in zip(pieces, found, strict=True):
                 piece.append(each)
 
-        for each in request.model.parameters():
+        for each in request.module.parameters():
             each.requires_grad_(False)
         in_chunks(request, len(request), run)
         if name is None:
@@ -215,7 +216,7 @@ class LRPBase(Explainer):
         Raises:
             ModelError: a canonizer fails, or the copy gives other outputs than the model.
         """
-        twin = copy.deepcopy(request.model).requires_grad_(False)
+        twin = copy.deepcopy(request.module).requires_grad_(False)
         try:
             with torch.no_grad():
                 for each in self.zennit_canonizers or ():

@@ -118,14 +118,14 @@ def relevance_of_chunk(
     """
     leaves = [each[index].detach() for each in request.inputs]
     starts = [each.requires_grad_() for each in leaves if each.is_floating_point()]
-    propagation = Propagation(request.model, settings, measured=books.measured, again=len(targets) > 1)
+    propagation = Propagation(request.module, settings, measured=books.measured, again=len(targets) > 1)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(propagation.running(*starts))
         recorded: LayerOutput | _LayerStart | None = None
         if layer is not None:
             recorded = LayerOutput(layer) if starts else _LayerStart(layer, propagation)
-            stack.enter_context(recorded.recorded(request.model))
+            stack.enter_context(recorded.recorded(request.module))
         outputs = request.call(leaves, index)
         reached = tuple(starts) if recorded is None else (recorded.tensor,)
     differentiable(outputs, request)

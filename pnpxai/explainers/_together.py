@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pnpxai.batches import Targets
+from pnpxai.callables import same_model
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._maps import joined, like_inputs
@@ -44,7 +45,7 @@ def attribute_together(explainers: Sequence[Explainer], inputs: Any, targets: Ta
         25
     """
     for name in ("model", "forward_arg_extractor", "additional_forward_arg_extractor"):
-        if any(getattr(each, name) is not getattr(explainers[0], name) for each in explainers):
+        if not all(same_model(getattr(each, name), getattr(explainers[0], name)) for each in explainers):
             raise ParameterError(f"explainers with the same {name}", "several", "Ask each with attribute.")
     if targets is None and len(explainers) > 1:
         first = explainers[0]

@@ -52,7 +52,7 @@ def last_spatial_layer(request: Request) -> str:
 
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
-        for name, module in request.model.named_modules()
+        for name, module in request.module.named_modules()
         if name
     ]
     try:
@@ -108,13 +108,13 @@ class GradCam(Explainer):
     def explain_request(self, request: Request) -> Tensor:
         """The maps, ``(n, 1, h, w)`` or ``(n, 1, t)``."""
         size = tuple(request.input.shape[2:])
-        name = last_spatial_layer(request) if self.layer is None else layer_name(request.model, self.layer)
+        name = last_spatial_layer(request) if self.layer is None else layer_name(request.module, self.layer)
         maps: list[Tensor] = []
 
         def run(start: int, stop: int) -> None:
             index = torch.arange(start, stop, device=request.input.device)
             leaf = request.input[start:stop].detach().requires_grad_()
-            with torch.enable_grad(), LayerOutput(name).recorded(request.model) as layer:
+            with torch.enable_grad(), LayerOutput(name).recorded(request.module) as layer:
                 scores = differentiable(request.scores((leaf.clone(),), index), request)
                 activations = layer.tensor
                 with backward_errors(request):

@@ -7,9 +7,10 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.batches import Extractor, Targets
+from pnpxai.callables import Model, same_model
 from pnpxai.errors import InputError, ParameterError
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._maps import as_given
@@ -83,7 +84,7 @@ class RankEnsemble(Explainer):
 
     Example:
         >>> from pnpxai.explainers import Gradient, GradientXInput
-        >>> model = nn.Linear(3, 1)
+        >>> model = torch.nn.Linear(3, 1)
         >>> _ = model.weight.data.copy_(torch.tensor([[2.0, 1.0, -4.0]]))
         >>> members = [Gradient(model), GradientXInput(model)]
         >>> ensemble = RankEnsemble(model, members, [PostProcessor()] * 2)
@@ -91,9 +92,11 @@ class RankEnsemble(Explainer):
         [[0.75, 0.75, 0.0]]
     """
 
+    OUTPUTS_ONLY = True
+
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         explainers: Sequence[Explainer],
         postprocessors: Sequence[PostProcessor],
         forward_arg_extractor: Extractor | None = None,
@@ -148,7 +151,7 @@ class RankEnsemble(Explainer):
                 f"{list(self.explainers)} and {list(self.postprocessors)}",
                 "Pass a PostProcessor for each of the explainers.",
             )
-        strangers = [type(each).__name__ for each in self.explainers if each.model is not self.model]
+        strangers = [type(each).__name__ for each in self.explainers if not same_model(each.model, self.model)]
         if strangers:
             raise ParameterError(
                 "members of RankEnsemble that explain its own model",

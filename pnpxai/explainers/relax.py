@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # its usual name
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor, Targets
+from pnpxai.callables import Model
 from pnpxai.errors import ModelError, ParameterError, unknown_name
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._maps import like_inputs
@@ -92,7 +93,7 @@ class RELAX(Explainer):
     Presets: 16 cells for smaller objects, as of `RISE`.
 
     Example:
-        >>> model = nn.Linear(2, 2, bias=False)
+        >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.eye(2))
         >>> explanation = RELAX(model, n_masks=4000).explain(torch.tensor([[2.0, 0.0]]))
         >>> [round(value, 1) for value in explanation.importance[0].tolist()]  # cosine 1 with the first, 0 without
@@ -100,6 +101,7 @@ class RELAX(Explainer):
     """
 
     SUPPORTED_MODULES = ANY_MODULE
+    OUTPUTS_ONLY = True
     INPUT_NDIMS = (2, 3, 4, 5)
     TUNABLES = MASK_TUNABLES
     PRESETS = ({"grid_size": 16},)
@@ -109,7 +111,7 @@ class RELAX(Explainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
         n_masks: int = 512,

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor, Targets
+from pnpxai.callables import Model
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._maps import as_given, like_inputs
@@ -101,7 +102,7 @@ class RISE(Explainer):
 
     Example:
         >>> import torch
-        >>> model = nn.Linear(3, 1)
+        >>> model = torch.nn.Linear(3, 1)
         >>> _ = model.weight.data.copy_(torch.tensor([[2.0, 0.0, -4.0]]))
         >>> maps = RISE(model, n_masks=4000).attribute(torch.ones(1, 3), lambda outputs: outputs[:, 0])
         >>> [round(value) for value in maps[0].tolist()]  # (1 - p_keep)·weight·input
@@ -109,6 +110,7 @@ class RISE(Explainer):
     """
 
     SUPPORTED_MODULES = ANY_MODULE
+    OUTPUTS_ONLY = True
     INPUT_NDIMS = (2, 3, 4, 5)
     TUNABLES = MASK_TUNABLES
     PRESETS = ({"grid_size": 16}, {"grid_size": 8, "p_keep": 0.1})
@@ -118,7 +120,7 @@ class RISE(Explainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
         n_masks: int = 512,

@@ -67,17 +67,16 @@ def given(
     return Given(tuple(tensors), dict(sorted(tokens.items())), names, _further(extra))
 
 
-def moved(explained: Tensor, like: Tensor) -> Tensor:
-    """A copy on the device, and if it is floating-point in the dtype, of a tensor of the model.
+def moved(explained: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    """A copy on a device and, of floating-point numbers, in a dtype; None for their own.
 
     Raises:
         InputError: numbers that are not finite there.
     """
-    dtype = like.dtype if explained.is_floating_point() else explained.dtype
-    found = explained.detach().clone().to(like.device, dtype)
+    found = explained.detach().clone().to(device, dtype if explained.is_floating_point() else None)
     if not torch.isfinite(found).all():
         raise InputError(
-            f"inputs that are finite in the model's {like.dtype}",
+            f"inputs that are finite in the model's {found.dtype}",
             f"larger values in {explained.dtype}",
             "Scale the inputs, or convert the model with model.float().",
         )

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pnpxai.batches import Extractor, Targets, batch_shape, check_targets
+from pnpxai.callables import Model, check_model, model_name, module_of
 from pnpxai.chunks import chunk_size_for, out_of_memory
-from pnpxai.errors import InputError, ModelError, PnPXAIError
+from pnpxai.errors import InputError, ModelError, ParameterError, PnPXAIError
 from pnpxai.forward._counting import count
 from pnpxai.forward._given import given, moved
 from pnpxai.forward._tokens import Lookup, Tokens, lookups, substituted
@@ -38,7 +39,7 @@ class Request:
         lookups: for each of the inputs, where the model looks its ids up; None where it is no embedding of tokens.
     """
 
-    model: nn.Module
+    model: Model
     inputs: tuple[Tensor, ...]
     extra: tuple[Any, ...] | Mapping[str, Any]
     requested: Tensor | TargetFunction | None = None
@@ -50,7 +51,7 @@ class Request:
     @classmethod
     def build(
         cls,
-        model: nn.Module,
+        model: Model,
         inputs: Any,
         targets: Targets = None,
         forward_arg_extractor: Extractor | None = None,
@@ -58,7 +59,7 @@ class Request:
         chunk_size: int | None = None,
         allow_integers: bool = False,
     ) -> Request:
-        """Check inputs and targets and move them to the model's device and dtype.
+        """Check inputs and targets and move them to the device and dtype of the model, if it has weights.
 
         Args:
             model: never changed.
@@ -76,16 +77,17 @@ class Request:
         """
         reference = model_reference(model)
         found = given(inputs, forward_arg_extractor, additional_forward_arg_extractor, allow_integers)
+        device = (found.tensors[0] if reference is None else reference).device
         with torch.inference_mode(False):
             request = cls(
                 model,
-                tuple(moved(each, reference) for each in found.tensors),
-                found.extra_on(reference.device),
-                check_targets(targets, len(found.tensors[0]), reference.device),
+                tuple(moved(each, device, None if reference is None else reference.dtype) for each in found.tensors),
+                found.extra_on(device),
+                check_targets(targets, len(found.tensors[0]), device),
                 chunk_size,
                 names=found.names,
             )
-            return request._embedded({i: each.on(reference.device) for i, each in found.tokens.items()})
+            return request._embedded({i: each.on(device) for i, each in found.tokens.items()})
 
     def _embedded(self, tokens: Mapping[int, Tokens]) -> Request:
         """The same about the embeddings of its tokens, which are known by the numbers of the inputs."""
@@ -105,6 +107,15 @@ class Request:
 
     def __len__(self) -> int:
         return len(self.inputs[0])
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, for methods that read its modules or go backward through it.
+
+        Raises:
+            UnsupportedModelError: it is a function.
+        """
+        return module_of(self.model, "this method")
 
     @property
     def input(self) -> Tensor:
@@ -150,6 +161,10 @@ class Request:
     @cached_property
     def compiled(self) -> Callable[..., Any]:
         """The model compiled, once in a process for each kind of pass; it changes the model until the guard is left."""
+        if not isinstance(self.model, nn.Module):
+            raise ParameterError(
+                "a torch.nn.Module to be compiled", f"the function {model_name(self.model)}", "Set compile=False."
+            )
         made: Callable[..., Any] = torch.compile(self.model)
         return made
 
@@ -231,10 +246,10 @@ class Request:
                 ) from error
             raise ModelError(
                 f"a model that runs on batches of inputs of shape {', '.join(map(batch_shape, inputs))}",
-                f"{type(error).__name__} from {type(self.model).__name__}: {error}",
+                f"{type(error).__name__} from {model_name(self.model)}: {error}",
                 "Call the model on the same inputs yourself to see where it fails; the first dimension is the batch.",
             ) from error
-        outputs = output_tensor(returned)
+        outputs = output_tensor(returned, inputs[0].device)
         if len(outputs) != m:
             raise ModelError(
                 f"one row of outputs for each of {m} inputs",
@@ -351,19 +366,13 @@ def _own(argument: Any) -> Any:
     return argument.clone() if isinstance(argument, Tensor) else argument
 
 
-def model_reference(model: object) -> Tensor:
-    """A floating-point parameter of the model, whose device and dtype the inputs take.
+def model_reference(model: Model) -> Tensor | None:
+    """A floating-point parameter or buffer, whose device and dtype the inputs take; None where they keep their own.
 
     Raises:
-        ModelError: not a module, or a module without parameters.
+        ModelError: no model.
     """
+    check_model(model)
     if not isinstance(model, nn.Module):
-        raise ModelError("a torch.nn.Module", type(model).__name__, "Pass the model itself.")
-    for each in model.parameters():
-        if each.is_floating_point():
-            return each
-    raise ModelError(
-        "a model with parameters",
-        f"{type(model).__name__} with none",
-        "Pass the trained network; a module without parameters has nothing to explain.",
-    )
+        return None
+    return next((each for each in (*model.parameters(), *model.buffers()) if each.is_floating_point()), None)

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.batches import Extractor, Targets
+from pnpxai.callables import Model, module_of, same_model
 from pnpxai.errors import ParameterError, unknown_name
 from pnpxai.explainers._base import Explainer
 from pnpxai.forward import Request, in_order, model_reference, parts_of
@@ -32,6 +33,8 @@ class Metric(Tunable, ABC):
     Attributes:
         HIGHER_IS_BETTER: the direction of the score.
         ORDER_ONLY: only the order of the features counts, so that normalising a map changes nothing.
+        OUTPUTS_ONLY: it asks the model for nothing but outputs (beside what the explainer asks), so that maps of a
+            function can be scored, too.
         EXPLAINS_AGAIN: the score depends on the explainer, not on the map alone.
 
     Args:
@@ -45,6 +48,7 @@ class Metric(Tunable, ABC):
 
     HIGHER_IS_BETTER: ClassVar[bool]
     ORDER_ONLY: ClassVar[bool] = False
+    OUTPUTS_ONLY: ClassVar[bool] = False
     EXPLAINS_AGAIN: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -54,7 +58,7 @@ class Metric(Tunable, ABC):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         explainer: Explainer | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
@@ -131,6 +135,8 @@ class Metric(Tunable, ABC):
     def opened(self, inputs: Any, targets: Targets = None, answers: Answers = NO_ANSWERS) -> Iterator[Request]:
         """The checked request, about the targets of ``answers``, with the model guarded inside the block."""
         model_reference(self.model)
+        if not self.OUTPUTS_ONLY:
+            module_of(self.model, type(self).__name__)
         with guard(self.model), torch.inference_mode(False):
             request = Request.build(
                 self.model, inputs, targets, self.forward_arg_extractor, self.additional_forward_arg_extractor
@@ -189,7 +195,7 @@ def metric_class(name: str) -> type[Metric]:
 
 def metric_for(
     metric: str | type[Metric] | Metric,
-    model: nn.Module,
+    model: Model,
     forward_arg_extractor: Extractor | None = None,
     additional_forward_arg_extractor: Extractor | None = None,
 ) -> Metric:
@@ -209,7 +215,7 @@ def metric_for(
         )
     if not isinstance(metric, Metric):
         raise unknown_name("metric", metric, METRICS)
-    if metric.model is not model:
+    if not same_model(metric.model, model):
         raise ParameterError(
             "a metric on the model that is given",
             f"{type(metric).__name__} on another model",

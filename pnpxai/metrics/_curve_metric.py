@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.baselines import Baseline, baseline_for
 from pnpxai.batches import Extractor, Targets
+from pnpxai.callables import Model
 from pnpxai.explainers._base import Explainer
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, WholeWithin
@@ -106,11 +107,12 @@ class CurveMetric(MeasuringMetric):
     """
 
     ORDER_ONLY = True
+    OUTPUTS_ONLY = True
     LIMITS = {"n_steps": WholeWithin(1), "score": OneOf(("probability", "logit")), "seed": WholeWithin(0)}
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         explainer: Explainer | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.batches import Targets
+from pnpxai.callables import same_model
 from pnpxai.errors import ParameterError
 from pnpxai.forward import Request, in_order, parts_of
 from pnpxai.metrics._answers import NO_ANSWERS, Answers, gathered, rows, with_targets
@@ -110,7 +111,7 @@ def _check_alike(metrics: Sequence[Metric], *, explained: bool) -> None:
         first = getattr(metrics[0], name)
         for metric in metrics:
             own = getattr(metric, name)
-            if own is not first and (name != "explainer" or own != first):
+            if not same_model(own, first) and (name != "explainer" or own != first):
                 raise ParameterError(
                     f"metrics with the same {name}", f"another one in {type(metric).__name__}", "Evaluate it alone."
                 )

@@ -69,6 +69,7 @@ class Complexity(Metric):
     """
 
     HIGHER_IS_BETTER = False
+    OUTPUTS_ONLY = True
 
     def evaluate_request(self, request: Request, values: Tensor, answers: Answers) -> Tensor:
         """The entropy of each map."""
@@ -87,6 +88,7 @@ class Sparseness(Metric):
     """
 
     HIGHER_IS_BETTER = True
+    OUTPUTS_ONLY = True
 
     def evaluate_request(self, request: Request, values: Tensor, answers: Answers) -> Tensor:
         """The Gini index of each map."""

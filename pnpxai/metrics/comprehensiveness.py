@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.explainers._base import Explainer
 from pnpxai.limits import OrNone, Within
 from pnpxai.metrics._curve_metric import CurveMetric, PerturbationCurves
@@ -60,7 +61,7 @@ class _TopFractions(CurveMetric):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         explainer: Explainer | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
@@ -96,7 +97,7 @@ class Comprehensiveness(_TopFractions):
     ``mean over q of f(x) - f(x without the top fraction q of features)``. Tokens, pixels or columns alike.
 
     Example:
-        >>> model = nn.Linear(2, 1, bias=False).requires_grad_(False)
+        >>> model = torch.nn.Linear(2, 1, bias=False).requires_grad_(False)
         >>> _ = model.weight.copy_(torch.tensor([[3.0, 1.0]]))
         >>> Comprehensiveness(model).evaluate(torch.ones(1, 2), attributions=torch.tensor([[3.0, 1.0]])).tolist()
         [3.0]
@@ -118,7 +119,7 @@ class Sufficiency(_TopFractions):
     taken away spoke against the target.
 
     Example:
-        >>> model = nn.Linear(2, 1, bias=False).requires_grad_(False)
+        >>> model = torch.nn.Linear(2, 1, bias=False).requires_grad_(False)
         >>> _ = model.weight.copy_(torch.tensor([[3.0, 1.0]]))
         >>> Sufficiency(model).evaluate(torch.ones(1, 2), attributions=torch.tensor([[3.0, 1.0]])).tolist()
         [1.0]

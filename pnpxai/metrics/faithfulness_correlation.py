@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.explainers._base import Explainer
 from pnpxai.limits import OneOf, OrNone, WholeWithin
 from pnpxai.metrics._measurement import MeasuringMetric
@@ -36,13 +37,14 @@ class FaithfulnessCorrelation(MeasuringMetric):
 
     Example:
         >>> import torch
-        >>> model = nn.Linear(4, 1)
+        >>> model = torch.nn.Linear(4, 1)
         >>> x = torch.ones(1, 4)
         >>> round(FaithfulnessCorrelation(model).evaluate(x, 0, model.weight * x).item(), 4)
         1.0
     """
 
     HIGHER_IS_BETTER = True
+    OUTPUTS_ONLY = True
     LIMITS = {
         "n_perturbations": WholeWithin(2),
         "subset_size": OrNone(WholeWithin(1)),
@@ -52,7 +54,7 @@ class FaithfulnessCorrelation(MeasuringMetric):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         explainer: Explainer | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.explainers._base import Explainer
 from pnpxai.limits import OneOf, OrNone, WholeWithin, Within
 from pnpxai.metrics._measurement import MeasuringMetric
@@ -63,7 +64,7 @@ class Infidelity(MeasuringMetric):
         seed: of the subsets.
 
     Example:
-        >>> model = nn.Linear(4, 1, bias=False)
+        >>> model = torch.nn.Linear(4, 1, bias=False)
         >>> x = torch.ones(1, 4)
         >>> found = [Infidelity(model).evaluate(x, 0, scale * model.weight * x).item() for scale in (1, 2)]
         >>> found[0] < 1e-12 < found[1]
@@ -71,6 +72,7 @@ class Infidelity(MeasuringMetric):
     """
 
     HIGHER_IS_BETTER = False
+    OUTPUTS_ONLY = True
     LIMITS = {
         "n_perturbations": WholeWithin(2),
         "subset_share": Within(0.0, 1.0, low_open=True, high_open=True),
@@ -82,7 +84,7 @@ class Infidelity(MeasuringMetric):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         explainer: Explainer | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.errors import InputError, ParameterError
 from pnpxai.explainers._base import Explainer
 from pnpxai.forward import Request
@@ -64,9 +65,11 @@ class RegionMetric(Metric):
             evaluated, in their order (`for_samples` takes the rows of some).
     """
 
+    OUTPUTS_ONLY = True
+
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         explainer: Explainer | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
@@ -121,8 +124,9 @@ class PointingGame(RegionMetric):
     positions. No tolerance around the region: widen it beforehand for that.
 
     Example:
+        >>> model = torch.nn.Linear(3, 2)
         >>> x, regions = torch.ones(1, 3), torch.tensor([[True, False, False]])
-        >>> PointingGame(nn.Linear(3, 2), regions=regions).evaluate(x, 0, torch.tensor([[3.0, 1.0, 2.0]])).tolist()
+        >>> PointingGame(model, regions=regions).evaluate(x, 0, torch.tensor([[3.0, 1.0, 2.0]])).tolist()
         [1.0]
     """
 
@@ -142,8 +146,9 @@ class RelevanceMass(RegionMetric):
     speaks against the target counts nowhere. A map without positive values scores 0.
 
     Example:
+        >>> model = torch.nn.Linear(3, 2)
         >>> x, regions = torch.ones(1, 3), torch.tensor([[True, False, False]])
-        >>> RelevanceMass(nn.Linear(3, 2), regions=regions).evaluate(x, 0, torch.tensor([[3.0, 1.0, -5.0]])).tolist()
+        >>> RelevanceMass(model, regions=regions).evaluate(x, 0, torch.tensor([[3.0, 1.0, -5.0]])).tolist()
         [0.75]
     """
 
@@ -161,8 +166,9 @@ class RelevanceRank(RegionMetric):
     if drawn among at random.
 
     Example:
+        >>> model = torch.nn.Linear(3, 2)
         >>> x, regions = torch.ones(1, 3), torch.tensor([[True, True, False]])
-        >>> RelevanceRank(nn.Linear(3, 2), regions=regions).evaluate(x, 0, torch.tensor([[3.0, 1.0, 2.0]])).tolist()
+        >>> RelevanceRank(model, regions=regions).evaluate(x, 0, torch.tensor([[3.0, 1.0, 2.0]])).tolist()
         [0.5]
     """
 

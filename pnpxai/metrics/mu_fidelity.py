@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.explainers._base import Explainer
 from pnpxai.limits import OneOf, OrNone, WholeWithin, Within
 from pnpxai.metrics._measurement import MeasuringMetric
@@ -39,13 +40,14 @@ class MuFidelity(MeasuringMetric):
 
     Example:
         >>> import torch
-        >>> model = nn.Linear(4, 1)
+        >>> model = torch.nn.Linear(4, 1)
         >>> x = torch.ones(1, 4)
         >>> round(MuFidelity(model).evaluate(x, 0, model.weight * x).item(), 4)
         1.0
     """
 
     HIGHER_IS_BETTER = True
+    OUTPUTS_ONLY = True
     LIMITS = {
         "n_perturbations": WholeWithin(2),
         "subset_share": Within(0.0, 1.0, low_open=True, high_open=True),
@@ -57,7 +59,7 @@ class MuFidelity(MeasuringMetric):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         explainer: Explainer | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,

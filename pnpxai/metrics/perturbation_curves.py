@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.explainers._base import Explainer
 from pnpxai.metrics._curve_metric import CurveMetric
 from pnpxai.metrics._curves import Curves
@@ -20,7 +21,7 @@ class MoRF(CurveMetric):
 
     Example:
         >>> import torch
-        >>> model = nn.Linear(2, 1, bias=False).requires_grad_(False)
+        >>> model = torch.nn.Linear(2, 1, bias=False).requires_grad_(False)
         >>> _ = model.weight.copy_(torch.tensor([[3.0, 1.0]]))
         >>> MoRF(model).evaluate(torch.ones(1, 2), attributions=torch.tensor([[3.0, 1.0]])).tolist()
         [1.5]
@@ -40,7 +41,7 @@ class LeRF(CurveMetric):
 
     Example:
         >>> import torch
-        >>> model = nn.Linear(2, 1, bias=False).requires_grad_(False)
+        >>> model = torch.nn.Linear(2, 1, bias=False).requires_grad_(False)
         >>> _ = model.weight.copy_(torch.tensor([[3.0, 1.0]]))
         >>> LeRF(model).evaluate(torch.ones(1, 2), attributions=torch.tensor([[3.0, 1.0]])).tolist()
         [2.5]
@@ -60,7 +61,7 @@ class AbPC(CurveMetric):
 
     Example:
         >>> import torch
-        >>> model = nn.Linear(2, 1, bias=False).requires_grad_(False)
+        >>> model = torch.nn.Linear(2, 1, bias=False).requires_grad_(False)
         >>> _ = model.weight.copy_(torch.tensor([[3.0, 1.0]]))
         >>> AbPC(model).evaluate(torch.ones(1, 2), attributions=torch.tensor([[3.0, 1.0]])).tolist()
         [1.0]
@@ -82,7 +83,7 @@ class AOPC(CurveMetric):
 
     Example:
         >>> import torch
-        >>> model = nn.Linear(2, 1, bias=False).requires_grad_(False)
+        >>> model = torch.nn.Linear(2, 1, bias=False).requires_grad_(False)
         >>> _ = model.weight.copy_(torch.tensor([[3.0, 1.0]]))
         >>> AOPC(model).evaluate(torch.ones(1, 2), attributions=torch.tensor([[3.0, 1.0]])).tolist()
         [2.3333332538604736]
@@ -100,7 +101,7 @@ class Deletion(CurveMetric):
 
     Example:
         >>> import torch
-        >>> model = nn.Linear(2, 1, bias=False).requires_grad_(False)
+        >>> model = torch.nn.Linear(2, 1, bias=False).requires_grad_(False)
         >>> _ = model.weight.copy_(torch.tensor([[3.0, 1.0]]))
         >>> Deletion(model).evaluate(torch.ones(1, 2), attributions=torch.tensor([[1.0, 3.0]])).tolist()
         [2.5]
@@ -122,7 +123,7 @@ class Insertion(CurveMetric):
 
     Example:
         >>> import torch
-        >>> model = nn.Linear(2, 1, bias=False).requires_grad_(False)
+        >>> model = torch.nn.Linear(2, 1, bias=False).requires_grad_(False)
         >>> _ = model.weight.copy_(torch.tensor([[3.0, 1.0]]))
         >>> metric = Insertion(model, baseline_fn="zeros")
         >>> metric.evaluate(torch.ones(1, 2), attributions=torch.tensor([[3.0, 1.0]])).tolist()
@@ -133,7 +134,7 @@ class Insertion(CurveMetric):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         explainer: Explainer | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._noise import ranges
 from pnpxai.forward import Request
@@ -50,19 +51,20 @@ class Sensitivity(Metric):
         >>> class Square(Explainer):
         ...     def explain_request(self, request):
         ...         return request.input**2
-        >>> model = nn.Linear(2, 1)
+        >>> model = torch.nn.Linear(2, 1)
         >>> found = Sensitivity(model, Square(model), radius=0.1).evaluate(torch.tensor([[1.0, 0.0]]), 0)
         >>> 0 < found.item() < 0.22  # at most 1.1² - 1² in one feature, 0.1² in the other
         True
     """
 
     HIGHER_IS_BETTER = False
+    OUTPUTS_ONLY = True
     EXPLAINS_AGAIN = True
     LIMITS = {"n_perturbations": WholeWithin(1), "radius": Within(0.0, low_open=True), "seed": WholeWithin(0)}
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         explainer: Explainer | None = None,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,

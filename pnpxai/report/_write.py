@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from torch import nn
 
 from pnpxai.batches import n_samples as count_samples
+from pnpxai.callables import model_name
 from pnpxai.errors import ParameterError
 from pnpxai.report import _board, _contents, _numbers
 from pnpxai.report._answers import ClassNames
@@ -46,7 +48,7 @@ def write_report(
         class_names: by class index.
         n_explainers: how many of the best are shown on each sample.
         n_samples: how many samples are shown, those of the hold-out first.
-        title: of the model; None for its class.
+        title: of the model; None for its class, or the function's name.
 
     Returns:
         The path.
@@ -73,10 +75,10 @@ def write_report(
         .from_string(_template())
         .render(
             result=result,
-            model_name=title or type(model).__name__,
-            model=model,
+            title=title or model_name(model),
+            model_name=model_name(model),
             kind_of_data=_contents.kind_of_data(result),
-            n_parameters=sum(each.numel() for each in model.parameters()),
+            n_parameters=sum(each.numel() for each in model.parameters()) if isinstance(model, nn.Module) else None,
             n_samples=n,
             names=named,
             architecture=_contents.architecture(result),

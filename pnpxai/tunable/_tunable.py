@@ -21,6 +21,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from pnpxai.callables import same_model
 from pnpxai.errors import DeclarationError, ParameterError, unknown_name
 from pnpxai.limits import Limit
 
@@ -233,7 +234,7 @@ class Tunable(metaclass=_CheckedAtConstruction):
         shown = (
             f"{name}={value!r}"
             for name, value in self.get_params().items()
-            if not isinstance(value, torch.nn.Module) and not same(value, defaults[name].default)
+            if name != "model" and not isinstance(value, torch.nn.Module) and not same(value, defaults[name].default)
         )
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -308,6 +309,8 @@ def same(mine: Any, other: Any) -> bool:
         return True
     if type(mine) is not type(other):
         return False
+    if callable(mine) and not isinstance(mine, Tunable):
+        return same_model(mine, other)
     if isinstance(mine, torch.Tensor):
         return mine.dtype == other.dtype and torch.equal(mine, other)
     if isinstance(mine, np.ndarray):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.errors import ParameterError, PnPXAIError, unknown_name
 from pnpxai.explainers import Explainer
 from pnpxai.metrics import METRICS, Complexity, Metric, RelevanceMass, Sensitivity, metric_for
@@ -54,7 +55,7 @@ class Aim:
 
 def aims_for(
     aims: Sequence[str | type[Metric] | Metric] | None,
-    model: nn.Module,
+    model: Model,
     channel_dim: int | None,
     regions: Tensor | None,
     forward_arg_extractor: Extractor | None = None,

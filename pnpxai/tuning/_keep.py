@@ -11,17 +11,18 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pnpxai.callables import Model
 from pnpxai.errors import StudyError
 from pnpxai.explainers import EXPLAINERS, RankEnsemble
 from pnpxai.metrics import METRICS
 from pnpxai.modality import MODALITIES
 from pnpxai.postprocess import PostProcessor
 from pnpxai.tunable import Role, Tunable
+from pnpxai.tuning._identity import model_digest
 from pnpxai.tuning._opinion import Opinion
 from pnpxai.tuning._pareto import Choice
 from pnpxai.tuning._result import Configuration, Entry, TuneResult
 from pnpxai.tuning._statistics import Gain
-from pnpxai.tuning._study import weights_digest
 
 FORMAT = 2
 AS_IT_IS = ("tuning_index", "holdout_index", "n_forwards", "search_forwards", "seconds", "seed", "caveats", "untried")
@@ -36,9 +37,11 @@ def save(result: TuneResult, folder: Path) -> Path:
         StudyError: a parameter that JSON cannot hold, such as a function.
     """
     tensors: dict[str, Tensor] = {}
+    explainer = result.explainer
+    extractors = explainer.forward_arg_extractor, explainer.additional_forward_arg_extractor
     kept = {
         "format": FORMAT,
-        "model": weights_digest(result.explainer.model),
+        "model": model_digest(explainer.model, result.inputs, *extractors),
         "entries": [_entry(each, tensors) for each in result.entries],
         "ensemble": _entry(result.ensemble, tensors) if result.ensemble else None,
         "runner_up": asdict(result.runner_up) if result.runner_up else None,
@@ -59,7 +62,7 @@ def save(result: TuneResult, folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path, model: nn.Module) -> TuneResult:
+def load(folder: Path, model: Model) -> TuneResult:
     """The result kept by `save`, its explainers and metric on ``model``.
 
     Raises:
@@ -74,13 +77,16 @@ def load(folder: Path, model: nn.Module) -> TuneResult:
         ) from error
     if kept.get("format") != FORMAT:
         raise StudyError(f"format {FORMAT} of a saved result", f"{kept.get('format')}", "Tune again and save.")
-    if kept["model"] != weights_digest(model):
-        raise StudyError(
-            "the model that was tuned", "another class or other weights", "Load the weights it was tuned with."
-        )
 
     def rebuilt(value: Any) -> Any:
         return _rebuilt(value, tensors, model)
+
+    if kept["model"] != model_digest(model, rebuilt(kept["inputs"])):
+        raise StudyError(
+            "the model that was tuned",
+            "another class or other weights" if isinstance(model, nn.Module) else "a function with other answers",
+            "Load the weights it was tuned with.",
+        )
 
     def configuration(value: Mapping[str, Any]) -> Configuration:
         parts = {"explainer": rebuilt(value["explainer"]), "postprocessor": rebuilt(value["postprocessor"])}
@@ -162,10 +168,10 @@ def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
         name = f"tensor{len(tensors)}"
         tensors[name] = value.detach().cpu().clone()
         return {"tensor": name}
-    if isinstance(value, nn.Module):
-        return _MODEL
     if isinstance(value, Tunable):
-        return {"class": _name(value), "params": _plain(value.get_params(), tensors)}
+        own = value.get_params()
+        params = {name: _MODEL if name == "model" else _plain(each, tensors) for name, each in own.items()}
+        return {"class": _name(value), "params": {"mapping": params}}
     if isinstance(value, tuple):
         return {"tuple": [_plain(each, tensors) for each in value]}
     if isinstance(value, list):
@@ -179,7 +185,7 @@ def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def _rebuilt(value: Any, tensors: Mapping[str, Tensor], model: nn.Module) -> Any:
+def _rebuilt(value: Any, tensors: Mapping[str, Tensor], model: Model) -> Any:
     if isinstance(value, list):
         return [_rebuilt(each, tensors, model) for each in value]
     if not isinstance(value, dict):

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.batches import Extractor, Targets
+from pnpxai.callables import Model
 from pnpxai.errors import ParameterError, StudyError
 from pnpxai.explainers import Explainer
 from pnpxai.forward import Request, model_reference
@@ -26,11 +27,11 @@ from pnpxai.postprocess import PostProcessor
 from pnpxai.recommender import ExplainerLike, Recommendation, explainers_for, recommend
 from pnpxai.tunable import to_json
 from pnpxai.tuning._aims import aims_for
+from pnpxai.tuning._identity import model_digest
 from pnpxai.tuning._maps import MapCache, Samples
 from pnpxai.tuning._objective import Objective
 from pnpxai.tuning._race import Race
 from pnpxai.tuning._split import split
-from pnpxai.tuning._study import weights_digest
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Problem:
 
 
 def pose(
-    model: nn.Module,
+    model: Model,
     inputs: Any,
     targets: Targets,
     *,
@@ -94,8 +95,8 @@ def pose(
             additional_forward_arg_extractor=additional_forward_arg_extractor,
         )
     named = _named(found.explainers if found else explainers_for(model, explainers, *extractors))
-    weights = weights_digest(model) if stored or cache_dir is not None else None
-    data = {"model": weights, "inputs": to_json(inputs), "targets": to_json(fixed)}
+    known = model_digest(model, inputs, *extractors) if stored or cache_dir is not None else None
+    data = {"model": known, "inputs": to_json(inputs), "targets": to_json(fixed)}
     usual = postprocessor or kind.postprocessor
     objective = Objective(
         named,
@@ -153,7 +154,7 @@ def versions() -> dict[str, str]:
 
 
 def _resolved(
-    model: nn.Module, inputs: Any, targets: Targets, forward_arg_extractor: Any, additional: Any
+    model: Model, inputs: Any, targets: Targets, forward_arg_extractor: Any, additional: Any
 ) -> tuple[Tensor, bool, Tensor | TargetFunction]:
     model_reference(model)
     with guard(model), torch.inference_mode(False):

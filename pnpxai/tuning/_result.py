@@ -11,8 +11,9 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from torch import Tensor, nn
+from torch import Tensor
 
+from pnpxai.callables import Model
 from pnpxai.explainers import Explainer
 from pnpxai.metrics import Metric
 from pnpxai.modality import Modality
@@ -214,7 +215,7 @@ class TuneResult:
         return save(self, Path(path))
 
     @staticmethod
-    def load(path: str | Path, model: nn.Module) -> TuneResult:
+    def load(path: str | Path, model: Model) -> TuneResult:
         """The result kept in a folder, its explainers on ``model``.
 
         Raises:

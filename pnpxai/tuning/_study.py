@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
-import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +13,8 @@ from typing import Any, Literal, TypeAlias
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
-from torch import nn
 
 from pnpxai.errors import ParameterError, StudyError, unknown_name
-from pnpxai.tunable import to_json
 from pnpxai.tuning._claims import queue_again, release
 from pnpxai.tuning._journal import journal
 
@@ -176,13 +172,6 @@ def open_study(
         )
     release(study)
     return study
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A digest of a model's class, parameters and buffers: trials on other weights are trials of another model."""
-    held = [*model.named_parameters(), *model.named_buffers()]
-    described = [type(model).__qualname__, *([name, to_json(each)] for name, each in held)]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
 def enqueue(study: optuna.Study, chosen: Sequence[Mapping[str, Any]], kind: str) -> None:

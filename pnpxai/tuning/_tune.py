@@ -14,9 +14,10 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import Study
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.batches import Extractor, Targets
+from pnpxai.callables import Model
 from pnpxai.errors import ParameterError, unknown_name
 from pnpxai.forward import count_forwards
 from pnpxai.metrics import Metric
@@ -36,7 +37,7 @@ PRUNERS = ("wilcoxon",)
 
 
 def tune(
-    model: nn.Module,
+    model: Model,
     inputs: Any,
     targets: Targets = None,
     *,
@@ -73,7 +74,7 @@ def tune(
     decides what is tried next, and only the defaults and presets are sure to be the same.
 
     Args:
-        model: never changed.
+        model: a module or a function from a batch to outputs; never changed.
         inputs: a batch ``(n, …)``, or what the extractors understand.
         targets: class indices ``(n,)``, an int, None for the predicted classes, or a function of the outputs.
         explainers: names, classes or instances; None for those `recommend` proves to fit.

@@ -9,7 +9,14 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 from pnpxai.batches import Extractor
-from pnpxai.errors import DeclarationError, ExplanationError, InputError, ModelError, ParameterError
+from pnpxai.callables import Model
+from pnpxai.errors import (
+    DeclarationError,
+    ExplanationError,
+    InputError,
+    ParameterError,
+    UnsupportedModelError,
+)
 from pnpxai.explainers import EXPLAINERS, Explainer
 from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request, count_forwards
@@ -32,7 +39,7 @@ def scaled(**declared: Any) -> type[Explainer]:
 
         def __init__(
             self,
-            model: nn.Module,
+            model: Model,
             forward_arg_extractor: Extractor | None = None,
             additional_forward_arg_extractor: Extractor | None = None,
             factor: float = 2.0,
@@ -262,10 +269,15 @@ def test_a_method_may_do_what_it_likes_to_the_model() -> None:
         explainer.attribute(inputs)
 
 
-def test_the_model_must_be_a_module_when_it_is_asked() -> None:
-    explainer = scaled()(lambda x: x)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match=r"torch\.nn\.Module.*function"):
-        explainer.attribute(batch(2, 6))
+def test_the_model_must_be_a_module_unless_outputs_are_enough() -> None:
+    cls, inputs = scaled(), batch(2, 6)
+    explainer = cls(lambda x: x)
+    with pytest.raises(UnsupportedModelError, match=r"torch\.nn\.Module for Scaled.*<lambda>, a function"):
+        explainer.attribute(inputs)
+    cls.OUTPUTS_ONLY = True
+    assert explainer.attribute(inputs).shape == inputs.shape
+    assert type("Same", (cls,), {}).OUTPUTS_ONLY
+    assert not type("Other", (cls,), {"explain_request": cls.explain_request}).OUTPUTS_ONLY
 
 
 def test_arguments_are_checked_by_the_declared_limits() -> None:

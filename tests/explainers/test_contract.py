@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from torch import Tensor, nn
 
 import pnpxai.explainers  # noqa: F401  # registers the explainers
-from pnpxai.errors import ModelError, ParameterError, PnPXAIError
+from pnpxai.errors import ModelError, ParameterError, PnPXAIError, UnsupportedModelError
 from pnpxai.explainers import EXPLAINERS, Explainer, Gradient
 from pnpxai.explainers.lrp import LRPBase
 from pnpxai.forward import count_forwards
@@ -27,7 +27,18 @@ from pnpxai.relevance import MODULES, Pass, Step
 from pnpxai.tunable import Role, Tunable, constructor_parameters, presets, suggest, trial_params
 from tests import nets
 from tests.harm import untouched
-from tests.nets import RaisesAt, Wrapped, as_dict, as_tuple, batch, breaks_in_backward, seeded, times_backward_broke
+from tests.nets import (
+    Opaque,
+    RaisesAt,
+    Wrapped,
+    as_dict,
+    as_tuple,
+    batch,
+    breaks_in_backward,
+    opaque,
+    seeded,
+    times_backward_broke,
+)
 
 FLOAT32 = 2e-4
 """Of a map's largest magnitude: some hundreds of float32 sums in another order (2**-24 each), amplified by Adam's or a
@@ -257,6 +268,24 @@ def test_a_roles_own_tunables_reach_the_map(cls: type[Explainer], name: str) -> 
             assert any(distance(each, default) > 1e-3 for each in others), f"{candidate.__name__}.{inner}"
             reached += 1
     assert reached
+
+
+@each_first
+def test_it_explains_functions_if_and_only_if_it_says_so(cls: type[Explainer], ground: Ground) -> None:
+    net, inputs = ground.net(), ground.inputs(2)
+    function = opaque(net)
+    module = Opaque(function)
+    if cls.OUTPUTS_ONLY:
+        expected = maps_of(cls(net, **cheap(cls)), inputs)
+        for model in (function, module):
+            with untouched(net, inputs):
+                maps = maps_of(cls(model, **cheap(cls)), inputs)
+            assert distance(maps, expected) <= SAME
+        return
+    with untouched(net, inputs), pytest.raises(UnsupportedModelError, match=f"{cls.__name__}.*answer, a function"):
+        cls(function, **cheap(cls)).attribute(inputs, 1)
+    with untouched(module, inputs), pytest.raises(PnPXAIError):  # else it may declare OUTPUTS_ONLY = True
+        cls(module, **cheap(cls)).attribute(inputs, 1)
 
 
 @each_class

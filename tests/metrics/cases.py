@@ -51,6 +51,8 @@ class Gradient(Explainer):
 class Wild(Explainer):
     """The gradient multiplied by a fast wave of the input."""
 
+    OUTPUTS_ONLY = True
+
     def explain_request(self, request: Request) -> Tensor:
         return (1e3 * request.input).sin()
 

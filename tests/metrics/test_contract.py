@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pnpxai.errors import InputError, ModelError, ParameterError
+from pnpxai.errors import InputError, ModelError, ParameterError, PnPXAIError, UnsupportedModelError
 from pnpxai.limits import OneOf
 from pnpxai.metrics import METRICS
 from pnpxai.tunable import constructor_parameters
@@ -27,7 +27,7 @@ from tests.metrics.cases import (
     build,
     regions_for,
 )
-from tests.nets import MLP, RaisesAt, TimeCNN, VGGLike, batch, seeded
+from tests.nets import MLP, Opaque, RaisesAt, TimeCNN, VGGLike, batch, opaque, seeded
 
 
 def concentrated(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,6 +134,22 @@ def test_every_argument_reaches_the_score(name: str) -> None:
         changed = build(name, model, x).set_kwargs(**{argument: others[argument]})
         assert changed == build(name, model, x, **{argument: others[argument]})
         assert not torch.equal(changed.evaluate(x, 1, given), default), argument
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_scores_maps_of_functions_if_and_only_if_it_says_so(name: str) -> None:
+    model, x = seeded(VGGLike()), batch(2, 3, 16, 16)
+    function = opaque(model)
+    module = Opaque(function)
+    if METRICS[name].OUTPUTS_ONLY:
+        expected = build(name, model, x, Wild(model)).evaluate(x, 1)
+        for each in (function, module):
+            torch.testing.assert_close(build(name, each, x, Wild(each)).evaluate(x, 1), expected)
+        return
+    with pytest.raises(UnsupportedModelError, match=name):
+        build(name, function, x, Wild(function)).evaluate(x, 1)
+    with pytest.raises(PnPXAIError):  # else it may declare OUTPUTS_ONLY = True
+        build(name, module, x, Wild(module)).evaluate(x, 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
