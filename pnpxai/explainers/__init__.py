@@ -2,20 +2,24 @@
 
 from pnpxai.explainers._base import EXPLAINERS, Explainer
 from pnpxai.explainers._together import attribute_together, shares_work
+from pnpxai.explainers.extremal_perturbation import ExtremalPerturbation
 from pnpxai.explainers.grad_cam import GradCam
 from pnpxai.explainers.gradient import Gradient, GradientXInput
 from pnpxai.explainers.integrated_gradients import IntegratedGradients
 from pnpxai.explainers.lrp import LRPBase, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from pnpxai.explainers.mp import MP
+from pnpxai.explainers.occlusion import Occlusion
 from pnpxai.explainers.rank_ensemble import RankEnsemble, rank_average
 from pnpxai.explainers.rap import RAP
 from pnpxai.explainers.relax import RELAX, RelaxExplanation
 from pnpxai.explainers.rise import RISE, RiseExplanation
 from pnpxai.explainers.smooth_grad import SmoothGrad, VarGrad
+from pnpxai.explainers.sobol_attribution import SobolAttribution
 
 __all__ = [
     "EXPLAINERS",
     "Explainer",
+    "ExtremalPerturbation",
     "GradCam",
     "Gradient",
     "GradientXInput",
@@ -26,6 +30,7 @@ __all__ = [
     "LRPEpsilonPlus",
     "LRPUniformEpsilon",
     "MP",
+    "Occlusion",
     "RAP",
     "RELAX",
     "RISE",
@@ -33,6 +38,7 @@ __all__ = [
     "RelaxExplanation",
     "RiseExplanation",
     "SmoothGrad",
+    "SobolAttribution",
     "VarGrad",
     "attribute_together",
     "rank_average",
