@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor
 
-from pnpxai.errors import InputError
+from pnpxai.errors import InputError, ParameterError
 from pnpxai.limits import WholeWithin, Within
 from pnpxai.tunable import Role
 
@@ -23,6 +24,8 @@ class FeatureMaskFunction(Role):
     @abstractmethod
     def __call__(self, inputs: Tensor) -> Tensor:
         """Feature ids ``(n, *positions)`` of ``inputs`` ``(n, c, *positions)``: whole numbers from 0, none left out.
+
+        Ids of each sample from itself alone.
 
         Raises:
             InputError: inputs of a kind this function cannot group.
@@ -54,8 +57,14 @@ def grid_cells(positions: Sequence[int], size: int) -> Tensor:
 class Grid(FeatureMaskFunction):
     """Cells of a regular grid over series ``(n, c, t)``, images ``(n, c, h, w)`` or volumes ``(n, c, d, h, w)``.
 
+    Features ``(n, d)`` have no order in which they could be neighbours: each stands alone, whatever the ``size``.
+
     Args:
         size: cells along each axis; larger makes smaller features.
+
+    Example:
+        >>> Grid(2)(torch.zeros(1, 3, 2, 4)).tolist(), Grid(2)(torch.zeros(1, 3)).tolist()
+        ([[[0, 0, 1, 1], [2, 2, 3, 3]]], [[0, 1, 2]])
     """
 
     NAME = "grid"
@@ -69,15 +78,16 @@ class Grid(FeatureMaskFunction):
         """The same cells for every sample.
 
         Raises:
-            InputError: no positions behind the channels.
+            InputError: inputs without features.
         """
-        if not 3 <= inputs.ndim <= 5:
+        if inputs.ndim < 2:
             raise InputError(
-                "series (n, c, t), images (n, c, h, w) or volumes (n, c, d, h, w) to lay a grid over",
+                "features (n, d), or inputs (n, c, …) to lay a grid over",
                 f"shape {tuple(inputs.shape)}",
-                "Leave out the feature mask: each feature of (n, d) inputs stands alone.",
+                "Add the missing dimensions, batch and channels first.",
             )
-        cells = grid_cells(inputs.shape[2:], self.size).to(inputs.device)
+        alone = torch.arange(inputs.shape[1])
+        cells = (alone if inputs.ndim == 2 else grid_cells(inputs.shape[2:], self.size)).to(inputs.device)
         return cells.expand(len(inputs), *cells.shape).clone()
 
 
@@ -94,7 +104,7 @@ class _Superpixels(FeatureMaskFunction):
             raise InputError(
                 f"images (n, c, h, w) for {type(self).__name__}",
                 f"{inputs.ndim} dimensions, shape {tuple(inputs.shape)}",
-                "Use Grid for series, and no feature mask for (n, d) inputs.",
+                "Use Grid for series, and for (n, d) inputs, each feature of which it leaves alone.",
             )
         return torch.stack([self._ids(each) for each in inputs]).to(inputs.device)
 
@@ -208,3 +218,38 @@ class Quickshift(_Superpixels):
             channel_axis=-1,
         )
         return labels
+
+
+FeatureMask: TypeAlias = str | FeatureMaskFunction | Callable[[Tensor], Tensor] | None
+
+
+def feature_mask_for(feature_mask_fn: FeatureMask, inputs: Tensor) -> Tensor:
+    """The features of ``inputs`` by whatever groups them: a name, an object, a function, or None for `Grid`.
+
+    Args:
+        feature_mask_fn: a function is called with the inputs, and may number each sample's features as it likes.
+        inputs: ``(n, d)`` or ``(n, c, *positions)``.
+
+    Returns:
+        Ids ``(n, d)`` or ``(n, *positions)``; in each sample whole numbers from 0, none left out.
+
+    Raises:
+        UnknownNameError: a name that is no feature mask.
+        ParameterError: a function that returns something else.
+        InputError: inputs that cannot be grouped in this way.
+
+    Example:
+        >>> feature_mask_for(lambda x: torch.tensor([[5, 5, 2]]), torch.zeros(1, 3)).tolist()
+        [[1, 1, 0]]
+    """
+    chosen = "grid" if feature_mask_fn is None else feature_mask_fn
+    made = (chosen if callable(chosen) else FeatureMaskFunction.resolve(chosen))(inputs)
+    wanted = (len(inputs), *inputs.shape[1 if inputs.ndim == 2 else 2 :])
+    if not isinstance(made, Tensor) or tuple(made.shape) != wanted or made.is_floating_point() or made.is_complex():
+        shown = f"{tuple(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
+        raise ParameterError(
+            f"whole numbers of shape {wanted} from the feature mask, for inputs of shape {tuple(inputs.shape)}",
+            shown,
+            "Return the number of the feature of each position; the channels of a position share one.",
+        )
+    return torch.stack([each.unique(return_inverse=True)[1] for each in made]).to(inputs.device)

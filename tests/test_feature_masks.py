@@ -7,8 +7,16 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor
 
-from pnpxai.errors import InputError, ParameterError
-from pnpxai.feature_masks import SLIC, FeatureMaskFunction, Felzenszwalb, Grid, Quickshift, grid_cells
+from pnpxai.errors import InputError, ParameterError, UnknownNameError
+from pnpxai.feature_masks import (
+    SLIC,
+    FeatureMaskFunction,
+    Felzenszwalb,
+    Grid,
+    Quickshift,
+    feature_mask_for,
+    grid_cells,
+)
 from tests.harm import untouched
 from tests.nets import batch
 
@@ -108,10 +116,27 @@ def test_superpixels_want_images(cls: type[FeatureMaskFunction], shape: tuple[in
         cls()(batch(*shape))
 
 
-@pytest.mark.parametrize("shape", [(2, 5), (2, 3, 4, 8, 8)])
-def test_a_grid_wants_images_or_series(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="images"):
-        Grid()(batch(*shape))
+def test_a_grid_over_volumes_and_none_over_features() -> None:
+    ids = Grid(2)(batch(2, 3, 2, 4, 3))
+    blocks = torch.arange(8).reshape(2, 2, 2).repeat_interleave(2, 1).repeat_interleave(torch.tensor([2, 1]), 2)
+    assert torch.equal(ids, blocks.expand(2, 2, 4, 3))
+    assert Grid(2)(batch(2, 5)).tolist() == [[0, 1, 2, 3, 4]] * 2
+    with pytest.raises(InputError, match="grid over"):
+        Grid()(batch(5))
+
+
+def test_a_feature_mask_by_name_object_function_or_none() -> None:
+    x = picture(2)
+    for each in (None, "grid", Grid(), lambda inputs: 3 - 2 * (48 - Grid()(inputs))):
+        assert torch.equal(feature_mask_for(each, x), Grid()(x))
+    assert torch.equal(feature_mask_for("slic", x), SLIC()(x))
+    uneven = feature_mask_for(lambda _: torch.tensor([[-1, 7, 7], [True, False, 9]]), batch(2, 3))
+    assert uneven.tolist() == [[0, 1, 1], [1, 0, 2]]
+    with pytest.raises(UnknownNameError, match="slic"):
+        feature_mask_for("slik", x)
+    for wrong in (torch.zeros(2, 3, 48, 48, dtype=torch.long), torch.zeros(2, 48, 48), None):
+        with pytest.raises(ParameterError, match=r"whole numbers of shape \(2, 48, 48\)"):
+            feature_mask_for(lambda _, wrong=wrong: wrong, x)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from pnpxai.explainers.extremal_perturbation import ExtremalPerturbation
 from pnpxai.explainers.grad_cam import GradCam
 from pnpxai.explainers.gradient import Gradient, GradientXInput
 from pnpxai.explainers.integrated_gradients import IntegratedGradients
+from pnpxai.explainers.kernel_shap import KernelShap
+from pnpxai.explainers.lime import Lime
 from pnpxai.explainers.lrp import LRPBase, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from pnpxai.explainers.mp import MP
 from pnpxai.explainers.occlusion import Occlusion
@@ -24,11 +26,13 @@ __all__ = [
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",
+    "KernelShap",
     "LRPBase",
     "LRPEpsilonAlpha2Beta1",
     "LRPEpsilonGammaBox",
     "LRPEpsilonPlus",
     "LRPUniformEpsilon",
+    "Lime",
     "MP",
     "Occlusion",
     "RAP",

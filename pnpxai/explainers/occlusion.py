@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import torch
 from optuna.distributions import FloatDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.baselines import Baseline, BaselineFunction, baseline_for
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.errors import ModelError, ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._mask_sums import as_maps
@@ -51,7 +52,7 @@ class Occlusion(Explainer):
     Presets: windows of 15 of 224 pixels, as in captum's tutorial for ImageNet.
 
     Example:
-        >>> model = nn.Linear(3, 1)
+        >>> model = torch.nn.Linear(3, 1)
         >>> _ = model.weight.data.copy_(torch.tensor([[2.0, 0.0, -4.0]]))
         >>> maps = Occlusion(model).attribute(torch.ones(1, 3))
         >>> [round(each, 4) for each in maps[0].tolist()]  # weight·input
@@ -59,6 +60,7 @@ class Occlusion(Explainer):
     """
 
     SUPPORTED_MODULES = ANY_MODULE
+    OUTPUTS_ONLY = True
     INPUT_NDIMS = (2, 3, 4, 5)
     TUNABLES = {
         "window": FloatDistribution(0.05, 0.5, log=True),
@@ -75,7 +77,7 @@ class Occlusion(Explainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
         window: float | Sequence[float] = 1 / 7,

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # its usual name
 from optuna.distributions import IntDistribution
 from scipy.stats import qmc
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnpxai.baselines import Baseline, BaselineFunction, baseline_for
 from pnpxai.batches import Extractor
+from pnpxai.callables import Model
 from pnpxai.errors import ModelError, ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._mask_sums import as_maps
@@ -65,7 +66,7 @@ class SobolAttribution(Explainer):
     Presets: 11 cells, the paper's.
 
     Example:
-        >>> model = nn.Linear(3, 1)
+        >>> model = torch.nn.Linear(3, 1)
         >>> _ = model.weight.data.copy_(torch.tensor([[2.0, 0.0, -4.0]]))
         >>> maps = SobolAttribution(model, n_designs=256).attribute(torch.ones(1, 3))
         >>> [round(each, 2) for each in maps[0].tolist()]  # squares of weight·input, as shares
@@ -73,6 +74,7 @@ class SobolAttribution(Explainer):
     """
 
     SUPPORTED_MODULES = ANY_MODULE
+    OUTPUTS_ONLY = True
     INPUT_NDIMS = (2, 3, 4, 5)
     TUNABLES = {
         "n_designs": IntDistribution(8, 256, log=True),
@@ -95,7 +97,7 @@ class SobolAttribution(Explainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         forward_arg_extractor: Extractor | None = None,
         additional_forward_arg_extractor: Extractor | None = None,
         n_designs: int = 32,

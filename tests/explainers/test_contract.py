@@ -261,11 +261,15 @@ def test_a_roles_own_tunables_reach_the_map(cls: type[Explainer], name: str) -> 
     reached = 0
     for candidate in role.REGISTRY.values():
         for inner, space in candidate.TUNABLES.items():
-            filled = explainer.set_kwargs(**{name: candidate()})
-            default = maps_of(filled, inputs)
             values = _alternatives(space, getattr(candidate(), inner))
-            others = (maps_of(filled.set_kwargs(**{f"{name}.{inner}": each}), inputs) for each in values)
-            assert any(distance(each, default) > 1e-3 for each in others), f"{candidate.__name__}.{inner}"
+            least = {other: _low(each) for other, each in candidate.TUNABLES.items() if other != inner}
+            starts = (explainer.set_kwargs(**{name: each}) for each in (candidate(), candidate(**least)))
+            changes = (
+                distance(maps_of(start.set_kwargs(**{f"{name}.{inner}": each}), inputs), maps_of(start, inputs))
+                for start in starts
+                for each in values
+            )
+            assert any(change > 1e-3 for change in changes), f"{candidate.__name__}.{inner}"
             reached += 1
     assert reached
 
