@@ -64,7 +64,7 @@ class StudyError(PnPXAIError, RuntimeError):
 
 
 class RelevanceWarning(UserWarning):
-    """Relevance is lost somewhere between a model's output and the map."""
+    """Relevance is lost somewhere between a model's output and the map, which does not sum to what it should."""
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UnknownNameError:

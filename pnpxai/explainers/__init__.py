@@ -2,6 +2,8 @@
 
 from pnpxai.explainers._base import EXPLAINERS, Explainer
 from pnpxai.explainers._together import attribute_together, shares_work
+from pnpxai.explainers.deep_lift_shap import DeepLiftShap
+from pnpxai.explainers.expected_gradients import ExpectedGradients
 from pnpxai.explainers.extremal_perturbation import ExtremalPerturbation
 from pnpxai.explainers.grad_cam import GradCam
 from pnpxai.explainers.gradient import Gradient, GradientXInput
@@ -19,7 +21,9 @@ from pnpxai.explainers.smooth_grad import SmoothGrad, VarGrad
 from pnpxai.explainers.sobol_attribution import SobolAttribution
 
 __all__ = [
+    "DeepLiftShap",
     "EXPLAINERS",
+    "ExpectedGradients",
     "Explainer",
     "ExtremalPerturbation",
     "GradCam",

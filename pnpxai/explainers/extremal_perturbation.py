@@ -128,7 +128,7 @@ class ExtremalPerturbation(Explainer):
             mixed = blurred_by(pyramid[sample], masks.to(x.dtype))
             scores = request.scores([mixed], sample, self.score).to(dtype)
             differentiable(scores, request)
-            price = self.area_coeff * GROWTH ** (step / self.max_iter - 1)
+            price: float = self.area_coeff * GROWTH ** (step / self.max_iter - 1)
             return price * area_gap(masks, area) - scores
 
         a, b = cells_for(size, radius)
@@ -184,8 +184,8 @@ def max_convolution(cells: Tensor, size: tuple[int, int], radius: float) -> Tens
     """Smooth masks ``m(u) = smax_i k(‖u − u_i‖)·c_i`` of cells ``c_i`` at ``u_i`` (Fong et al., section 3.2).
 
     ``k(z) = exp(−max(0, z/radius − 1)²/4)``: flat as far as the radius. ``smax f = Σ f exp(f/T) / Σ exp(f/T)`` with
-    ``T`` of 1/20, over the square of cells around the pixel's that holds all of `LEAST` or more. A cell of 1 is a disc of
-    about 1, whatever its neighbours are: unlike under a blur, ones stay ones.
+    ``T`` of 1/20, over the square of cells around the pixel's that holds all of `LEAST` or more. A cell of 1 is a disc
+    of about 1, whatever its neighbours are: unlike under a blur, ones stay ones.
 
     Args:
         cells: in [0, 1], ``(n, *cells_for(size, radius))``.

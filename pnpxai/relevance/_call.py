@@ -67,7 +67,7 @@ class Call:
         def change(value: Any) -> Any:
             return swap(value) if depends(value) else value
 
-        args, kwargs = _mapped(self.args, change), _mapped(dict(self.kwargs), change)
+        args, kwargs = mapped(self.args, change), mapped(dict(self.kwargs), change)
         return Call(self.function, args, kwargs, self.name, self.path, self.module, self.target)
 
     def out_of_place(self) -> Call:
@@ -181,12 +181,13 @@ def _collect(value: Any, found: list[Any]) -> None:
         found.append(value)
 
 
-def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Nested tuples, lists and dicts with everything in them changed."""
     if isinstance(value, _SEQUENCES):
-        changed = [_mapped(each, change) for each in value]
+        changed = [mapped(each, change) for each in value]
         return changed if isinstance(value, list) else tuple(changed)
     if isinstance(value, dict):
-        return {key: _mapped(each, change) for key, each in value.items()}
+        return {key: mapped(each, change) for key, each in value.items()}
     return change(value)
 
 
