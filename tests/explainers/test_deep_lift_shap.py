@@ -325,6 +325,17 @@ def test_the_winner_of_overlapping_windows_gets_all_by_hand() -> None:
     torch.testing.assert_close(against(net, x, 0 * x), torch.tensor([[[0.0, 10.0, 0.0, 0.0]]]).double())
 
 
+def test_a_minimum_is_the_maximum_of_the_negative() -> None:
+    x, reference = double(20, 4), double(1, 4, seed=5)
+    pairs = [
+        (lambda x: x.min(1, keepdim=True).values, lambda x: -(-x).max(1, keepdim=True).values),
+        (lambda x: x.view(-1, 2, 2).amin((1, 2))[:, None], lambda x: -(-x).view(-1, 2, 2).amax((1, 2))[:, None]),
+        (lambda x: torch.minimum(x[:, :2], x[:, 2:]), lambda x: -torch.maximum(-x[:, :2], -x[:, 2:])),
+    ]
+    for one, other in pairs:
+        torch.testing.assert_close(against(Net(one), x, reference), against(Net(other), x, reference))
+
+
 @pytest.mark.parametrize(
     "function", [F.relu, F.gelu, torch.sigmoid, F.silu, torch.exp, F.elu, F.hardswish, torch.rsqrt, torch.log]
 )
