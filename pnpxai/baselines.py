@@ -11,6 +11,7 @@ from optuna.distributions import FloatDistribution
 from scipy import ndimage
 from torch import Tensor
 
+from pnpxai.batches import all_finite
 from pnpxai.errors import ParameterError
 from pnpxai.limits import Within
 from pnpxai.tunable import Role
@@ -155,7 +156,7 @@ def baseline_for(baseline_fn: Baseline, inputs: Tensor, channel_dim: int | None 
     else:
         made = function(inputs)
     wrong_shape = not isinstance(made, Tensor) or made.shape != inputs.shape
-    if wrong_shape or not torch.isfinite(made).all():
+    if wrong_shape or not all_finite(made):
         received = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
         raise ParameterError(
             f"a finite baseline of the inputs' shape {tuple(inputs.shape)}",

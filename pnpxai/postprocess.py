@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pnpxai.batches import all_finite
 from pnpxai.errors import InputError, ParameterError
 from pnpxai.tunable import Role, Tunable
 
@@ -203,7 +204,7 @@ def feature_values(attributions: Any, inputs: Tensor, channel_dim: int | None) -
             type(attributions).__name__ if shape is None else f"shape {tuple(shape)}",
             "Pass what attribute() returned for these inputs, or what a PostProcessor made of it.",
         )
-    if not torch.isfinite(attributions).all():
+    if not all_finite(attributions):
         raise InputError("finite attributions", "NaN or infinity", "The explainer failed on these inputs.")
     dtype = torch.promote_types(torch.promote_types(attributions.dtype, inputs.dtype), torch.float32)
     values = attributions.detach().to(inputs.device, dtype)

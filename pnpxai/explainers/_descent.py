@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.errors import ModelError
-from pnpxai.explainers._gradients import backward_errors, frozen, in_chunks
+from pnpxai.explainers._gradients import backward_errors, in_chunks
 from pnpxai.forward import Request
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
@@ -91,7 +91,7 @@ def _slopes(
     gradient, found = torch.empty_like(masks), masks.new_empty(len(masks))
 
     def differentiate(start: int, stop: int) -> None:
-        with torch.enable_grad(), frozen(request.model):
+        with torch.enable_grad():
             part = masks[start:stop].detach().requires_grad_()
             losses = loss(part, index[start:stop], step)
             with backward_errors(request):

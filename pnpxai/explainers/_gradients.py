@@ -17,6 +17,8 @@ from pnpxai.forward import Request
 def in_chunks(request: Request, n_items: int, run: Callable[[int, int], object], rounds: int = 1) -> None:
     """Call ``run(start, stop)`` over all items; a chunk that runs out of memory is halved and run again.
 
+    Meanwhile no parameter asks for a gradient.
+
     Args:
         request: the batch being explained.
         n_items: how many rows there are in all.
@@ -32,11 +34,12 @@ def in_chunks(request: Request, n_items: int, run: Callable[[int, int], object],
         rows, index = request.first_sample(size)
         score_gradients(request, rows, index)[0].flatten()[0].item()
 
-    size = request.n_at_once(n_items * rounds, "gradient", attempt)
-    for _ in request.portions(
-        n_items, size, run, "Use smaller inputs or another device, or a method without gradients."
-    ):
-        pass
+    with frozen(request.model):
+        size = request.n_at_once(n_items * rounds, "gradient", attempt)
+        for _ in request.portions(
+            n_items, size, run, "Use smaller inputs or another device, or a method without gradients."
+        ):
+            pass
 
 
 @contextlib.contextmanager
@@ -102,7 +105,7 @@ def score_gradients(request: Request, rows: Sequence[Tensor], index: Tensor) -> 
         ModelError: the model fails forward or backward.
     """
     leaves = [each.detach().requires_grad_() for each in rows]
-    with torch.enable_grad(), frozen(request.model):
+    with torch.enable_grad():
         scores = differentiable(request.scores(leaves, index), request)
         with backward_errors(request):
             found = torch.autograd.grad(scores.sum(), leaves, allow_unused=True)

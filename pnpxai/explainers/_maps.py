@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from pnpxai.batches import all_finite
 from pnpxai.errors import ExplanationError
 from pnpxai.forward import Part, Request, in_place
 
@@ -39,7 +39,7 @@ def like_inputs(maps: Tensor | Sequence[Tensor], inputs: Any, request: Request) 
                 f"{tuple(each.shape)}",
                 "This is a fault of the explainer.",
             )
-        if not torch.isfinite(each).all():
+        if not all_finite(each):
             raise ExplanationError(
                 "a finite map",
                 "NaN or infinity in it",

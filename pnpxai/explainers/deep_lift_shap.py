@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pnpxai.batches import Extractor
 from pnpxai.errors import RelevanceWarning
 from pnpxai.explainers._base import Explainer
-from pnpxai.explainers._gradients import backward_errors, differentiable, frozen, in_chunks
+from pnpxai.explainers._gradients import backward_errors, differentiable, in_chunks
 from pnpxai.explainers._multipliers import RULES, unlisted
 from pnpxai.explainers._pairs import Pairs
 from pnpxai.explainers._references import Background, References, references_for
@@ -46,7 +46,7 @@ def multipliers(
     """
     leaves = [each.detach().requires_grad_() for each in rows]
     pairs = Pairs(request.module, RULES, unlisted)
-    with torch.enable_grad(), frozen(request.model):
+    with torch.enable_grad():
         with pairs.running(leaves, references):
             scores = request.scores(leaves, index)
         pairs.check(differentiable(scores, request), f"at the end of {type(request.model).__name__}")

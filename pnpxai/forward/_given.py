@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnpxai.batches import Extractor, check_inputs, extracted, usable
+from pnpxai.batches import Extractor, all_finite, check_inputs, extracted, usable
 from pnpxai.errors import InputError
 from pnpxai.forward._tokens import SPECIAL, TOKENS, Tokens, tokens_of
 
@@ -74,7 +74,7 @@ def moved(explained: Tensor, device: torch.device, dtype: torch.dtype | None) ->
         InputError: numbers that are not finite there.
     """
     found = explained.detach().clone().to(device, dtype if explained.is_floating_point() else None)
-    if not torch.isfinite(found).all():
+    if not all_finite(found):
         raise InputError(
             f"inputs that are finite in the model's {found.dtype}",
             f"larger values in {explained.dtype}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -375,4 +376,4 @@ def model_reference(model: Model) -> Tensor | None:
     check_model(model)
     if not isinstance(model, nn.Module):
         return None
-    return next((each for each in (*model.parameters(), *model.buffers()) if each.is_floating_point()), None)
+    return next((each for each in chain(model.parameters(), model.buffers()) if each.is_floating_point()), None)
