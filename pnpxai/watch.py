@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,71 @@ class Operation:
     module: nn.Module
     has_parameter: bool
     attends: bool
+
+
+@dataclass(frozen=True)
+class Attending:
+    """A product of attention weights and values.
+
+    Attributes:
+        scores: the product that the weights are a softmax of.
+        weights: of the attention, ``(…, t, s)``.
+        operands: of the product, in order; the weights are one of them.
+        output: the product.
+    """
+
+    scores: Tensor
+    weights: Tensor
+    operands: tuple[Tensor, ...]
+    output: Tensor
+
+
+class AttentionTrail:
+    """Follows products of matrices through a softmax to the product with values, which is attention.
+
+    Attributes:
+        n_softmaxes: softmaxes of products, ``(…, t, s)`` in at least three dimensions.
+    """
+
+    def __init__(self) -> None:
+        self.n_softmaxes = 0
+        self._scores: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._weights: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def follow(self, name: str, tensors: Sequence[Tensor], result: Any) -> Attending | None:
+        """Look at one call; the attention it completes, if it does.
+
+        Args:
+            name: of the function, as of `plain_name`.
+            tensors: among its arguments, in order.
+            result: what it returned.
+        """
+        if not isinstance(result, Tensor):
+            return None
+        if name in MATMULS:
+            for each in tensors:
+                if each in self._weights:
+                    return Attending(self._weights[each], each, tuple(tensors), result)
+            self._scores[result] = None
+        elif name == "softmax":
+            if _hand_on(self._scores, self._weights, tensors, result) and result.ndim > 2:
+                self.n_softmaxes += 1
+        elif name in _KEEPS_SCORES:
+            for known in (self._scores, self._weights):
+                _hand_on(known, known, tensors, result)
+        return None
+
+
+def _hand_on(
+    known: WeakIdKeyDictionary, others: WeakIdKeyDictionary, tensors: Sequence[Tensor], result: Tensor
+) -> bool:
+    """Enter a result of known tensors among others, with the product they come from (None for the product itself)."""
+    for each in tensors:
+        if each in known:
+            product = each if known[each] is None else known[each]
+            others[result] = None if product is result else product
+            return True
+    return False
 
 
 class RunningModules:
@@ -97,8 +162,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.operations: list[Operation] = []
         self._running = RunningModules(model)
-        self._scores: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._weights: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._trail = AttentionTrail()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Watch]:
@@ -110,26 +174,12 @@ class Watch(TorchFunctionMode):
         """Record the call, then make it."""
         result = func(*args, **(kwargs or {}))
         name = plain_name(getattr(func, "__name__", ""))
-        tensors = [each for each in _flat((*args, *(kwargs or {}).values())) if isinstance(each, Tensor)]
+        tensors = tensors_of(args, kwargs or {})
         path, module = self._running.innermost
         has_parameter = any(isinstance(each, nn.Parameter) for each in tensors)
-        self.operations.append(Operation(name, path, module, has_parameter, self._attends(name, tensors, result)))
+        attends = self._trail.follow(name, tensors, result) is not None
+        self.operations.append(Operation(name, path, module, has_parameter, attends))
         return result
-
-    def _attends(self, name: str, tensors: list[Tensor], result: Any) -> bool:
-        if not isinstance(result, Tensor):
-            return False
-        if name in MATMULS:
-            if any(each in self._weights for each in tensors):
-                return True
-            self._scores[result] = True
-        elif name == "softmax" and any(each in self._scores for each in tensors):
-            self._weights[result] = True
-        elif name in _KEEPS_SCORES:
-            for known in (self._scores, self._weights):
-                if any(each in known for each in tensors):
-                    known[result] = True
-        return False
 
 
 def plain_name(name: str) -> str:
@@ -168,6 +218,11 @@ def watch(
         with Watch(model).running() as watched:
             request.call(request.rows(0, 1))
     return watched
+
+
+def tensors_of(args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors among a call's arguments, in order, those in lists and tuples too."""
+    return [each for each in _flat((*args, *kwargs.values())) if isinstance(each, Tensor)]
 
 
 def _flat(args: Any) -> Iterator[Any]:

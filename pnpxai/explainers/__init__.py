@@ -2,6 +2,7 @@
 
 from pnpxai.explainers._base import EXPLAINERS, Explainer
 from pnpxai.explainers._together import attribute_together, shares_work
+from pnpxai.explainers.attention_rollout import AttentionRollout
 from pnpxai.explainers.deep_lift_shap import DeepLiftShap
 from pnpxai.explainers.expected_gradients import ExpectedGradients
 from pnpxai.explainers.extremal_perturbation import ExtremalPerturbation
@@ -19,8 +20,10 @@ from pnpxai.explainers.relax import RELAX, RelaxExplanation
 from pnpxai.explainers.rise import RISE, RiseExplanation
 from pnpxai.explainers.smooth_grad import SmoothGrad, VarGrad
 from pnpxai.explainers.sobol_attribution import SobolAttribution
+from pnpxai.explainers.transformer_attribution import TransformerAttribution
 
 __all__ = [
+    "AttentionRollout",
     "DeepLiftShap",
     "EXPLAINERS",
     "ExpectedGradients",
@@ -47,6 +50,7 @@ __all__ = [
     "RiseExplanation",
     "SmoothGrad",
     "SobolAttribution",
+    "TransformerAttribution",
     "VarGrad",
     "attribute_together",
     "rank_average",

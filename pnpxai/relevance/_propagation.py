@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,12 +44,14 @@ class Settings:
             matrices.
         stabilizer: of averages, where it only keeps denominators from zero.
         attention: softmax held constant, or expanded to first order (AttnLRP, arXiv 2402.05602).
+        operations: plain names of torch functions to rules that take the place of the listed ones.
     """
 
     composite: Composite
     epsilon: Stabilizer
     stabilizer: Stabilizer
     attention: AttentionRule = "constant"
+    operations: Mapping[str, Rule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Propagation(TorchFunctionMode):
         if not tensors or self._in_one_operation:
             return func(*args, **kwargs)
         name = operation_name(func)
-        rule = OPERATIONS.get(name)
+        rule = self.settings.operations.get(name) or OPERATIONS.get(name)
         if rule is None and getattr(func, "__name__", "") == "__get__":
             result = func(*args, **kwargs)
             if not depends(result):

@@ -62,15 +62,16 @@ def gamma_rule(gamma: float, stabilizer: Stabilizer) -> BasicHook:
     return _gamma_class()(gamma, stabilizer)
 
 
-def alpha_beta_rule(alpha: float, beta: float, stabilizer: Stabilizer) -> BasicHook:
+def alpha_beta_rule(alpha: float, beta: float, stabilizer: Stabilizer, zero_params: str | None = None) -> BasicHook:
     """Zennit's αβ-rule, which is a hook of zennit and works as one; negative parts of inputs are left out if none are.
 
     Args:
         alpha: of positive contributions; 1 with β = 0 for the z⁺-rule.
         beta: of negative contributions, α - 1.
         stabilizer: of the denominators.
+        zero_params: ``"bias"`` to leave biases out of the denominators, so that they absorb nothing.
     """
-    return _alpha_beta_class()(alpha, beta, stabilizer)
+    return _alpha_beta_class()(alpha, beta, stabilizer, zero_params)
 
 
 @cache
@@ -100,17 +101,18 @@ def _alpha_beta_class() -> Any:
     from zennit.rules import AlphaBeta as ZennitAlphaBeta
 
     class AlphaBeta(ZennitAlphaBeta, Shortcut):  # type: ignore[misc]
-        def __init__(self, alpha: float, beta: float, stabilizer: Stabilizer) -> None:
-            super().__init__(alpha, beta, stabilizer)
-            self.alpha, self.beta, self.stabilizer = alpha, beta, stabilizer
+        def __init__(self, alpha: float, beta: float, stabilizer: Stabilizer, zero_params: str | None) -> None:
+            super().__init__(alpha, beta, stabilizer, zero_params)
+            self.alpha, self.beta, self.stabilizer, self.zero_params = alpha, beta, stabilizer, zero_params
 
         def copy(self) -> AlphaBeta:
-            return AlphaBeta(self.alpha, self.beta, self.stabilizer)
+            return AlphaBeta(self.alpha, self.beta, self.stabilizer, self.zero_params)
 
         def hand_down(
             self, step: Step, linear: Linear, x: Tensor, z: Tensor, relevance: Tensor, transposed: Pull
         ) -> Tensor:
-            return _alpha_beta_share(self.alpha, self.beta, self.stabilizer, step, linear, x, relevance)
+            bare = Linear(linear.apply, linear.weight, None) if self.zero_params == "bias" else linear
+            return _alpha_beta_share(self.alpha, self.beta, self.stabilizer, step, bare, x, relevance)
 
     return AlphaBeta
 
