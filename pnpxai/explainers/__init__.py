@@ -8,6 +8,7 @@ from pnpxai.explainers.expected_gradients import ExpectedGradients
 from pnpxai.explainers.extremal_perturbation import ExtremalPerturbation
 from pnpxai.explainers.grad_cam import GradCam
 from pnpxai.explainers.gradient import Gradient, GradientXInput
+from pnpxai.explainers.guided_grad_cam import GuidedBackprop, GuidedGradCam
 from pnpxai.explainers.integrated_gradients import IntegratedGradients
 from pnpxai.explainers.kernel_shap import KernelShap
 from pnpxai.explainers.lime import Lime
@@ -32,6 +33,8 @@ __all__ = [
     "GradCam",
     "Gradient",
     "GradientXInput",
+    "GuidedBackprop",
+    "GuidedGradCam",
     "IntegratedGradients",
     "KernelShap",
     "LRPBase",

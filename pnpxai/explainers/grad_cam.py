@@ -9,19 +9,23 @@ from torch import Tensor, nn
 from pnpxai.batches import Extractor
 from pnpxai.errors import UnsupportedModelError
 from pnpxai.explainers._base import Explainer
-from pnpxai.explainers._gradients import backward_errors, differentiable, in_chunks
-from pnpxai.explainers._layers import LayerOutput, layer_name
+from pnpxai.explainers._feature_maps import OfCall, OfLayer, feature_maps_of, last_feature_maps
+from pnpxai.explainers._gradients import backward_errors, differentiable, frozen, in_chunks
+from pnpxai.explainers._layers import layer_name
 from pnpxai.forward import Request
-from pnpxai.modules import Attention, Convolution
+from pnpxai.modules import Convolution
+from pnpxai.outputs import select
+
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def activation_map(activations: Tensor, slopes: Tensor, size: tuple[int, ...]) -> Tensor:
     """``ReLU(Σ_k a_k A_k)`` with ``a_k`` the mean over positions of the gradient of channel ``k``, scaled to ``size``.
 
     Args:
-        activations: ``A``, ``(n, k, …)`` with one or two dimensions of positions.
+        activations: ``A``, ``(n, k, …)`` with one to three dimensions of positions.
         slopes: the score's gradient with respect to them.
-        size: positions of the map that is returned, reached by (bi)linear interpolation.
+        size: positions of the map that is returned, reached by linear interpolation along each.
 
     Returns:
         ``(n, 1, *size)``, not negative.
@@ -33,55 +37,92 @@ def activation_map(activations: Tensor, slopes: Tensor, size: tuple[int, ...]) -
     positions = tuple(range(2, slopes.ndim))
     weights = slopes.mean(positions, keepdim=True)
     coarse = (weights * activations).sum(1, keepdim=True).relu()
-    mode = "linear" if len(size) == 1 else "bilinear"
-    return F.interpolate(coarse, size=size, mode=mode, align_corners=False)
+    return F.interpolate(coarse, size=size, mode=_LINEAR[len(size)], align_corners=False)
 
 
-def last_spatial_layer(request: Request) -> str:
-    """The layer that is the last to return ``(n, k, …)`` with more than one position, found by running the model once.
+def class_activation_maps(request: Request, layer: str | nn.Module | None) -> Tensor:
+    """Grad-CAM of a batch, ``(n, 1, …)`` of the inputs' size; ``layer`` as for `GradCam`.
 
     Raises:
-        UnsupportedModelError: no layer does.
+        UnsupportedModelError: there are no feature maps, or the score does not depend on those of the layer.
     """
-    ndim = request.input.ndim
-    found: list[str] = []
+    name = None if layer is None else layer_name(request.module, layer)
+    maps: list[Tensor] = []
+    known: list[OfCall | OfLayer] = []
 
-    def look(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == ndim and len(output) == 1 and output[0, 0].numel() > 1:
-            found.append(name)
+    def find(rows: range) -> OfCall | OfLayer:
+        for row in rows:
+            found, told = (feature_maps_of(request, name, row), True) if name else last_feature_maps(request, row)
+            if told:
+                break
+        known[:] = [found]
+        return found
 
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
-        for name, module in request.module.named_modules()
-        if name
-    ]
-    try:
-        with torch.no_grad():
-            request.call(request.rows(0, 1))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not found:
+    def explained(start: int, stop: int) -> Tensor:
+        made = _maps(request, known[0] if known else find(range(len(request))), start, stop)
+        if made is None:  # the model decides by what it is given which calls it makes
+            made = _maps(request, find(range(start, stop)), start, stop)
+        if made is not None:
+            return made
+        if stop - start == 1:
+            raise UnsupportedModelError(
+                "a model that makes the same calls on the same input each time",
+                f"{type(request.model).__name__}, which does not",
+                "Name a layer with layer=, one that is always called.",
+            )
+        return torch.cat([explained(row, row + 1) for row in range(start, stop)])
+
+    in_chunks(request, len(request), lambda start, stop: maps.append(explained(start, stop)))
+    return torch.cat(maps)
+
+
+def _maps(request: Request, feature_maps: OfCall | OfLayer, start: int, stop: int) -> Tensor | None:
+    """The maps of some samples; None where the feature maps are not what they were found to be."""
+    index = torch.arange(start, stop, device=request.input.device)
+    leaf = request.input[start:stop].detach().requires_grad_()
+    with torch.enable_grad(), frozen(request.model):
+        with feature_maps.kept(request.module) as kept:
+            outputs = request.call((leaf,), index)
+        if not feature_maps.found_in(kept, stop - start) or kept.value is None:
+            return None
+        score = differentiable(select(outputs, request.targets_for(index)), request).sum()
+        slopes = None
+        if kept.edge is not None:
+            with backward_errors(request):
+                (slopes,) = torch.autograd.grad(score, (kept.edge,), allow_unused=True)
+    if slopes is None:
         raise UnsupportedModelError(
-            f"a layer that returns a tensor with {ndim} dimensions, as the inputs have, and more than one position",
-            f"none in {type(request.model).__name__}",
-            "Name one with layer=, or use a method that needs no such layer, e.g. IntegratedGradients or RISE.",
+            f"a target score that depends on {feature_maps.title}",
+            "one that does not",
+            "Choose another layer with layer=, one between the inputs and the outputs.",
         )
-    return found[-1]
+    read = feature_maps.layout.read
+    return activation_map(read(kept.value), read(slopes), tuple(request.input.shape[2:]))
 
 
 class GradCam(Explainer):
     """Where the features that speak for the target are (Selvaraju et al., 2017, arXiv 1610.02391, equations 1 and 2).
 
-    ``ReLU(Σ_k a_k A_k)`` with ``A`` the activations of a layer and ``a_k`` the mean over positions of ``∂f/∂A_k``,
-    interpolated to the input's size. One channel ``(n, 1, h, w)`` or ``(n, 1, t)``, not negative, all zeros where
-    nothing speaks for the target. As coarse as the layer.
+    ``ReLU(Σ_k a_k A_k)`` with ``A`` the feature maps of a layer and ``a_k`` the mean over positions of ``∂f/∂A_k``,
+    interpolated to the input's size. ``f`` is the model's output for the target, which should come before the softmax.
+    One channel ``(n, 1, …)``, not negative, all zeros where nothing speaks for the target. As coarse as the layer. For
+    series, images and volumes ``(n, c, …)``.
+
+    The paper takes the last convolution's feature maps, rectified where a ReLU follows. They are found by running the
+    model once, in whatever way it is written: the last result of a convolution, a norm, an activation, a sum or a
+    concatenation, that still has positions and that all of the score is read from. So pooling that follows is not part
+    of it (VGG-16: the last ReLU, 14 × 14; ResNet: the last block's output).
+
+    Transformers were not in the paper. Tokens count as positions where they can be followed from the patches to the
+    layer; class tokens are left out. Where only a class token is read in the end, the last block's patches have
+    no gradient, and its input is taken. Refused where attention goes on after the positions were lost; then a layer
+    must be named.
 
     Args:
         model: as for `Explainer`.
         forward_arg_extractor: as for `Explainer`.
         additional_forward_arg_extractor: as for `Explainer`.
-        layer: a module of the model or its name; None for the last one whose output has more than one position. Of a
+        layer: a module of the model or its name, with positions in its output; None for the feature maps above. Of a
             layer that is called several times the last call counts.
 
     Example:
@@ -92,8 +133,7 @@ class GradCam(Explainer):
     """
 
     SUPPORTED_MODULES = (Convolution,)
-    EXCLUDED_MODULES = (Attention,)
-    INPUT_NDIMS = (3, 4)
+    INPUT_NDIMS = (3, 4, 5)
 
     def __init__(
         self,
@@ -106,32 +146,5 @@ class GradCam(Explainer):
         self.layer = layer
 
     def explain_request(self, request: Request) -> Tensor:
-        """The maps, ``(n, 1, h, w)`` or ``(n, 1, t)``."""
-        size = tuple(request.input.shape[2:])
-        name = last_spatial_layer(request) if self.layer is None else layer_name(request.module, self.layer)
-        maps: list[Tensor] = []
-
-        def run(start: int, stop: int) -> None:
-            index = torch.arange(start, stop, device=request.input.device)
-            leaf = request.input[start:stop].detach().requires_grad_()
-            with torch.enable_grad(), LayerOutput(name).recorded(request.module) as layer:
-                scores = differentiable(request.scores((leaf.clone(),), index), request)
-                activations = layer.tensor
-                with backward_errors(request):
-                    (slopes,) = torch.autograd.grad(scores.sum(), (activations,), allow_unused=True)
-            if slopes is None:
-                raise UnsupportedModelError(
-                    f"a target score that depends on layer {name!r}",
-                    "one that does not",
-                    "Choose another layer with layer=, one between the inputs and the outputs.",
-                )
-            if activations.ndim != request.input.ndim:
-                raise UnsupportedModelError(
-                    f"an output of layer {name!r} with {request.input.ndim} dimensions, as the inputs have",
-                    f"shape {tuple(activations.shape)}",
-                    "Choose a convolution, or a layer that keeps positions.",
-                )
-            maps.append(activation_map(activations.detach(), slopes, size))
-
-        in_chunks(request, len(request), run)
-        return torch.cat(maps)
+        """The maps, ``(n, 1, …)``."""
+        return class_activation_maps(request, self.layer)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
@@ -56,32 +58,241 @@ def test_against_captum(layer: str) -> None:
     torch.testing.assert_close(GradCam(net, layer=net.get_submodule(layer)).attribute(x, targets), expected)
 
 
-def test_the_last_spatial_layer_is_found() -> None:
+def by_hand(maps: Tensor, slopes: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Equations 1 and 2 on feature maps ``(n, k, …)``."""
+    weights = slopes.flatten(2).mean(2)
+    coarse = torch.stack([sum(a * m for a, m in zip(*each, strict=True)) for each in zip(weights, maps, strict=True)])
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    return F.interpolate(coarse.clamp(min=0)[:, None], size=size, mode=mode).detach()
+
+
+def seen_by_hook(net: nn.Module, layer: str, x: Tensor, target: int, read: Callable[[Any], Tensor]) -> Tensor:
+    """The map of a layer by a hook, its output read as ``(n, k, …)``."""
+    kept: list[Tensor] = []
+    handle = net.get_submodule(layer).register_forward_hook(lambda _m, _i, output: kept.append(output))
+    outputs = net(x)
+    handle.remove()
+    raw = kept[-1] if isinstance(kept[-1], Tensor) else kept[-1][0]
+    (slopes,) = torch.autograd.grad(getattr(outputs, "logits", outputs)[:, target].sum(), raw)
+    return by_hand(read(raw), read(slopes), tuple(x.shape[2:]))
+
+
+def test_pooling_is_not_part_of_the_last_feature_maps() -> None:
     net, x = seeded(VGGLike()), batch(2, 3, 16, 16)
-    assert torch.equal(GradCam(net).attribute(x, 1), GradCam(net, layer="features.5").attribute(x, 1))
+    assert torch.equal(GradCam(net).attribute(x, 1), GradCam(net, layer="features.4").attribute(x, 1))
     series = seeded(TimeCNN())
     found = GradCam(series).attribute(batch(2, 2, 24), 1)
     assert found.shape == (2, 1, 24)
     assert torch.equal(found, GradCam(series, layer="body.4").attribute(batch(2, 2, 24), 1))
 
 
-def test_a_pool_to_one_position_is_not_spatial_and_functions_are_seen_through() -> None:
-    class Functional(nn.Module):
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "layer"), [("resnet18", "layer4"), ("squeezenet1_1", "classifier.2"), ("mobilenet_v3_small", "features")]
+)
+def test_the_layer_that_is_usually_named_is_found(name: str, layer: str) -> None:
+    net, x = seeded(torchvision.models.get_model(name)), batch(1, 3, 64, 64)
+    best = net(x).argmax(1)
+    coarse = LayerGradCam(net, net.get_submodule(layer)).attribute(x, best, relu_attributions=True).detach()
+    expected = F.interpolate(coarse, size=(64, 64), mode="bilinear")
+    assert expected.any()
+    torch.testing.assert_close(GradCam(net).attribute(x), expected)
+
+
+class WithFunctions(nn.Module):
+    """Convolutions without modules, changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.zeros(4, 3, 3, 3)), nn.Parameter(torch.zeros(6, 4, 3, 3))
+        self.weight = nn.Parameter(torch.zeros(5, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(F.conv2d(x, self.first, padding=1)), 2)
+        x = F.conv2d(x, self.second)
+        x.relu_()
+        return F.linear(F.adaptive_avg_pool2d(x.mul_(2), 1).flatten(1), self.weight)
+
+
+def test_a_network_of_functions_has_the_map_of_its_modules() -> None:
+    net, x = seeded(WithFunctions().double()), batch(2, 3, 12, 12, dtype=torch.float64)
+
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2
+
+    first, second = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Conv2d(4, 6, 3, bias=False)
+    head = nn.Linear(6, 5, bias=False)
+    modules = nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), second, nn.ReLU(), Twice(), nn.AdaptiveAvgPool2d(1))
+    whole = nn.Sequential(modules, nn.Flatten(), head).double()
+    for layer, weight in zip((first, second, head), net.parameters(), strict=True):
+        layer.weight.data.copy_(weight.data)
+    found = GradCam(net).attribute(x, 2)
+    torch.testing.assert_close(found, GradCam(whole, layer="0.5").attribute(x, 2))
+    maps = modules[:6](x).detach().requires_grad_()
+    head(maps.mean((2, 3)))[:, 2].sum().backward()
+    torch.testing.assert_close(found, by_hand(maps, maps.grad, (12, 12)))
+
+
+def test_volumes() -> None:
+    net = nn.Sequential(nn.Conv3d(1, 3, 3), nn.ReLU(), nn.MaxPool3d(2), nn.Flatten(), nn.Linear(24, 2))
+    net, x = seeded(net), batch(2, 1, 6, 7, 6)
+    coarse = LayerGradCam(net, net[1]).attribute(x, 1, relu_attributions=True).detach()
+    expected = F.interpolate(coarse, size=(6, 7, 6), mode="trilinear")
+    assert expected.any()
+    torch.testing.assert_close(GradCam(net).attribute(x, 1), expected)
+
+
+class Patches(nn.Module):
+    """A transformer on 2 × 4 patches of 4 × 4, cut out without a convolution, its class token first or last."""
+
+    def __init__(self, read: str) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.read = nn.Linear(48, 6), nn.ModuleList(nn.Linear(6, 18) for _ in range(3)), read
+        self.token, self.head = nn.Parameter(torch.ones(6)), nn.Linear(6, 3)
+
+    def embedded(self, x: Tensor) -> Tensor:
+        x = x.unflatten(2, (2, 4)).unflatten(4, (4, 4)).permute(0, 2, 4, 3, 5, 1).flatten(1, 2).flatten(2)
+        token = self.token.expand(len(x), 1, 6)
+        return torch.cat([token, self.embed(x)] if self.read == "first" else [self.embed(x), token], 1)
+
+    def block(self, number: int, x: Tensor) -> Tensor:
+        return x + F.scaled_dot_product_attention(*self.qkv[number](x).chunk(3, -1))
+
+    def finished(self, x: Tensor) -> Tensor:
+        return self.head(x[:, 0] if self.read == "first" else x[:, -1] if self.read == "last" else x[:, :-1].mean(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embedded(x)
+        for number in range(3):
+            x = self.block(number, x)
+        return self.finished(x)
+
+
+@pytest.mark.parametrize("read", ["first", "last", "mean"])
+def test_the_tokens_of_patches_are_a_grid_without_the_class_token(read: str) -> None:
+    net, x = seeded(Patches(read).double()), batch(2, 3, 8, 16, dtype=torch.float64)
+    tokens = net.block(1, net.block(0, net.embedded(x)))
+    if read == "mean":
+        tokens = net.block(2, tokens)
+    tokens = tokens.detach().requires_grad_()
+    net.finished(tokens if read == "mean" else net.block(2, tokens))[:, 1].sum().backward()
+    maps, slopes = (
+        (each[:, 1:] if read == "first" else each[:, :-1]).unflatten(1, (2, 4)).permute(0, 3, 1, 2)
+        for each in (tokens, tokens.grad)
+    )
+    expected = by_hand(maps, slopes, (8, 16))
+    assert expected.any()
+    torch.testing.assert_close(GradCam(net).attribute(x, 1), expected)
+
+
+def test_a_sample_that_depends_on_nothing_does_not_choose_the_layer() -> None:
+    class Switched(Patches):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (x[:, 0, 0, 0] > 0)[:, None]
+
+    net, x = seeded(Switched("first"), 3), batch(3, 3, 8, 16)
+    x[:, 0, 0, 0] = torch.tensor([-1.0, 1.0, -1.0])
+    found = GradCam(net).attribute(x, 2)
+    assert not found[[0, 2]].any()
+    expected = GradCam(net).attribute(x[1:2], 2)
+    assert expected.any()
+    torch.testing.assert_close(found[1:2], expected)
+
+
+def test_channels_last_windows_and_shifts() -> None:
+    net = torchvision.models.SwinTransformer([2, 2], 8, [2, 2], [2, 2], [2, 2], num_classes=3)
+    net, x = seeded(net.double()), batch(2, 3, 12, 16, dtype=torch.float64)
+    read = lambda output: output.permute(0, 3, 1, 2)  # noqa: E731
+    for layer, name in ((None, "norm"), ("features.1", "features.1"), ("features.3.0", "features.3.0")):
+        expected = seen_by_hook(net, name, x, 1, read)
+        assert expected.any()
+        torch.testing.assert_close(GradCam(net, layer=layer).attribute(x, 1), expected)
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "num_labels": 3}
+
+
+def test_hugging_face() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(image_size=(8, 16), patch_size=4, **SMALL)
+    vit, x = seeded(transformers.ViTForImageClassification(config).double()), batch(2, 3, 8, 16, dtype=torch.float64)
+    outputs = vit(x, output_hidden_states=True)
+    tokens = outputs.hidden_states[-2]
+    (slopes,) = torch.autograd.grad(outputs.logits[:, 1].sum(), tokens)
+    maps, slopes = (each[:, 1:].unflatten(1, (2, 4)).permute(0, 3, 1, 2) for each in (tokens, slopes))
+    torch.testing.assert_close(GradCam(vit).attribute(x, 1), by_hand(maps, slopes, (8, 16)))
+
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=3
+    )
+    net, x = seeded(transformers.ResNetForImageClassification(config)), batch(2, 3, 32, 48)
+    expected = seen_by_hook(net, "resnet.encoder", x, 1, lambda output: output)
+    assert expected.any()
+    torch.testing.assert_close(GradCam(net).attribute(x, 1), expected)
+    torch.testing.assert_close(GradCam(net, layer="resnet.encoder").attribute(x, 1), expected)
+
+
+class Deciding(nn.Module):
+    """Goes deeper where an image is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.mean() > 0
+        x = self.first(x).relu()
+        x = self.second(x).relu() if bright else x
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_model_that_decides_by_its_input_is_asked_again(set_chunk_size: Callable[[int], None]) -> None:
+    net, x = seeded(Deciding()), batch(4, 3, 9, 9)
+    x += torch.tensor([-1.0, 1.0, -1.0, 1.0])[:, None, None, None]
+    set_chunk_size(1)
+    found = GradCam(net).attribute(x, 1)
+    for image in range(4):
+        shallow = net.first(x[image : image + 1]).relu()
+        maps = (net.second(shallow).relu() if image % 2 else shallow).detach().requires_grad_()
+        net.head(maps.mean((2, 3)))[0, 1].backward()
+        torch.testing.assert_close(found[image : image + 1], by_hand(maps, maps.grad, (9, 9)))
+    set_chunk_size(2)
+    net(x[:2]), net(x[2:])
+    assert torch.isfinite(GradCam(net).attribute(x, 1)).all()
+
+
+def test_what_cannot_be_followed_is_refused() -> None:
+    class ChannelsLast(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-            self.pool = nn.AdaptiveAvgPool2d(1)
-            self.head = nn.Linear(4, 3)
+            self.net = VGGLike()
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.pool(F.relu(self.conv(x), inplace=True)).flatten(1))
+            return self.net(x.permute(0, 3, 1, 2))
 
-    net, x = seeded(Functional().double()), batch(2, 3, 9, 9, dtype=torch.float64)
-    found = GradCam(net).attribute(x, 1)
-    before = net.conv(x).detach().requires_grad_()
-    net.head(before.relu().mean((2, 3)))[:, 1].sum().backward()
-    coarse = (before.grad.mean((2, 3), keepdim=True) * before.detach()).sum(1, keepdim=True).clamp(min=0)
-    torch.testing.assert_close(found, F.interpolate(coarse, size=(9, 9), mode="bilinear"))
+    class Rearranged(Patches):
+        def embedded(self, x: Tensor) -> Tensor:
+            return super().embedded(x).sort(1).values
+
+    class TwoWays(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.head = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 5), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.cat([self.one(x).relu().mean((2, 3)), self.other(x).relu().mean((2, 3))], 1))
+
+    with pytest.raises(UnsupportedModelError, match="channels, positions"):
+        GradCam(seeded(ChannelsLast())).attribute(batch(1, 16, 16, 3))
+    with pytest.raises(UnsupportedModelError, match="attention after positions"):
+        GradCam(seeded(Rearranged("first"))).attribute(batch(1, 3, 8, 16))
+    two, x = seeded(TwoWays()), batch(1, 3, 9, 9)
+    with pytest.raises(UnsupportedModelError, match="all of the score"):
+        GradCam(two).attribute(x, 0)
+    coarse = LayerGradCam(two, two.other).attribute(x, 0, relu_attributions=True).detach()
+    expected = F.interpolate(coarse, size=(9, 9), mode="bilinear")
+    torch.testing.assert_close(GradCam(two, layer="other").attribute(x, 0), expected)
 
 
 def test_an_inplace_relu_after_the_layer_changes_nothing() -> None:
@@ -144,8 +355,9 @@ def test_a_layer_beside_the_way_to_the_score_is_refused() -> None:
             return self.main(x).mean((2, 3)), self.aside(x)
 
     net, x = seeded(Aside()), batch(1, 3, 8, 8)
+    assert torch.equal(GradCam(net).attribute(x), GradCam(net, layer="main").attribute(x))
     with pytest.raises(UnsupportedModelError, match="'aside'"):
-        GradCam(net).attribute(x)
+        GradCam(net, layer="aside").attribute(x)
     with pytest.raises(UnsupportedModelError, match="not called"):
         GradCam(net, layer="never").attribute(x)
     assert layer_name(net, net.never) == "never"
