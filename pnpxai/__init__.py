@@ -8,7 +8,9 @@ from pnpxai.experiment import (
     AutoExplanation,
     AutoExplanationForImageClassification,
     AutoExplanationForTabularClassification,
+    AutoExplanationForTextClassification,
     AutoExplanationForTSClassification,
+    AutoExplanationForVisualQuestionAnswering,
     Experiment,
 )
 from pnpxai.modules import detect_model_architecture
@@ -22,6 +24,8 @@ __all__ = [
     "AutoExplanationForImageClassification",
     "AutoExplanationForTSClassification",
     "AutoExplanationForTabularClassification",
+    "AutoExplanationForTextClassification",
+    "AutoExplanationForVisualQuestionAnswering",
     "Experiment",
     "Recommendation",
     "TuneResult",

@@ -21,7 +21,7 @@ ORDER: list[set[str]] = [
     {"limits"},
     {"callables"},
     {"tunable"},
-    {"guard", "outputs"},
+    {"guard", "kept", "outputs"},
     {"batches", "chunks", "precision"},
     {"forward"},
     {"watch"},

@@ -27,10 +27,11 @@ def ask(result: TuneResult, inputs: Any, targets: Any, class_names: ClassNames) 
             explainer.forward_arg_extractor,
             explainer.additional_forward_arg_extractor,
         )
-        return request.input.cpu(), _answers(request, class_names)
+        return request.input.cpu(), answers(request, class_names)
 
 
-def _answers(request: Request, class_names: ClassNames) -> list[str]:
+def answers(request: Request, class_names: ClassNames) -> list[str]:
+    """What the model answers for each sample, in words."""
     outputs, targets = request.outputs.detach(), request.targets
     if not isinstance(targets, Tensor):
         return ["explained for a score of the outputs"] * len(outputs)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import datetime
-import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from torch import nn
 
 from pnpxai.batches import n_samples as count_samples
 from pnpxai.callables import model_name
 from pnpxai.errors import ParameterError
-from pnpxai.report import _board, _contents, _numbers
+from pnpxai.report import _board, _contents
 from pnpxai.report._answers import ClassNames
 from pnpxai.report._colour import DIVERGING, PERCENTILE, SEQUENTIAL
 from pnpxai.report._curves import curve_metric
 from pnpxai.report._front import front
+from pnpxai.report._page import check_page, environment, write
 from pnpxai.report._reasons import reasons
 from pnpxai.report._samples import samples
 from pnpxai.tuning import TuneResult
@@ -61,18 +60,14 @@ def write_report(
     for what, given in (("images", images), ("names", names)):
         if given is not None and len(given) != n:
             raise ParameterError(f"one of {what} for each of {n} samples", f"{len(given)}", "Pass as many as inputs.")
-    for what, value in (("n_explainers", n_explainers), ("n_samples", n_samples)):
-        if not isinstance(value, int) or value < 1:
-            raise ParameterError(f"{what} to be a whole number from 1", f"{value!r}", "Show at least one.")
-    if path.is_dir():
-        raise ParameterError("the path of a file", f"the folder {path}", f"Pass {path / 'report.html'}, for example.")
+    check_page(path, n_explainers=n_explainers, n_samples=n_samples)
     shown = sorted((*result.holdout_index, *result.tuning_index)[:n_samples])
     named = list(names) if names is not None else [f"Sample {i}" for i in range(n)]
     parts = samples(result, shown, images, named, class_names, n_explainers)
     model = result.explainer.model
     page = (
-        _environment()
-        .from_string(_template())
+        environment()
+        .get_template("template.html.jinja")
         .render(
             result=result,
             title=title or model_name(model),
@@ -98,25 +93,4 @@ def write_report(
             date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         )
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "number": _numbers.number,
-        "minus": _numbers.minus,
-        "share": _numbers.share,
-        "p_value": _numbers.p_value,
-        "tick": _numbers.tick,
-        "cost": _numbers.cost,
-    }
-    return environment
-
-
-def _template() -> str:
-    return importlib.resources.files("pnpxai.report").joinpath("template.html.jinja").read_text(encoding="utf-8")
+    return write(page, path)

@@ -9,6 +9,7 @@ import json
 import warnings
 from abc import ABCMeta
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
@@ -290,6 +291,9 @@ def to_json(value: Any) -> Any:
         return {str(key): to_json(each) for key, each in value.items()}
     if isinstance(value, Sequence):
         return [to_json(each) for each in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        return {"class": kind, "fields": {each.name: to_json(getattr(value, each.name)) for each in fields(value)}}
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from pnpxai.batches import Extractor
 from pnpxai.callables import Model
 from pnpxai.forward import Request
 from pnpxai.guard import guard
+from pnpxai.kept import digest
 from pnpxai.tunable import to_json
 
 N_PROBES = 64
@@ -39,8 +39,14 @@ def model_digest(
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A digest of a model's class, parameters and buffers: trials on other weights are trials of another model."""
-    return _digest([type(model).__qualname__, *([name, to_json(each)] for name, each in _weights(model))])
+    """A digest of a model's modules with their settings, parameters and buffers: with others it is another model.
+
+    Example:
+        >>> weights_digest(nn.Sequential(nn.ReLU())) == weights_digest(nn.Sequential(nn.GELU()))
+        False
+    """
+    modules = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))
+    return digest([type(model).__qualname__, modules, *([name, to_json(each)] for name, each in _weights(model))], 64)
 
 
 def answers_digest(request: Request) -> str:
@@ -56,7 +62,7 @@ def answers_digest(request: Request) -> str:
         mixed.append(torch.where(own, each[:n], each[:n].roll(1, 0)))
     answers = torch.cat([_answers(request, rows) for rows in (request.rows(0, n), mixed)]).double().nan_to_num()
     scale = float(answers.abs().max().clamp(min=torch.finfo(torch.float64).tiny))
-    return _digest([round(STEPS * math.log(scale)), to_json(torch.round(STEPS * (answers / scale)).long())])
+    return digest([round(STEPS * math.log(scale)), to_json(torch.round(STEPS * (answers / scale)).long())], 64)
 
 
 def _answers(request: Request, rows: Sequence[Tensor]) -> Tensor:
@@ -72,7 +78,3 @@ def _answers(request: Request, rows: Sequence[Tensor]) -> Tensor:
 def _weights(model: nn.Module) -> Any:
     yield from model.named_parameters()
     yield from model.named_buffers()
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

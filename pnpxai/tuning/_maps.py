@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pnpxai.batches import take_samples
 from pnpxai.explainers import Explainer
 from pnpxai.forward import count_forwards
+from pnpxai.kept import Cost, KeptMaps, digest, plain
 from pnpxai.outputs import TargetFunction
 from pnpxai.recommender import check_maps
-from pnpxai.tunable import Tunable, to_json
+from pnpxai.tunable import to_json
 
 
 @dataclass(frozen=True)
@@ -39,14 +35,6 @@ class Samples:
     def take(self, index: Sequence[int]) -> tuple[Any, Tensor | TargetFunction]:
         """Inputs and targets of some samples, with repetitions."""
         return take_samples(self.inputs, index), take_targets(self.targets, index)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What explaining one sample took: samples through the model, and seconds."""
-
-    forwards: float = 0.0
-    seconds: float = 0.0
 
 
 class MapCache:
@@ -68,15 +56,12 @@ class MapCache:
         identity: Any = None,
     ) -> None:
         self.samples = samples
-        self.max_bytes = max_bytes
         self.folder = Path(folder) if folder is not None else None
         self.identity = identity
         self.n_explained = 0
         self._numbers: dict[Explainer, int] = {}
         self._folders: dict[int, Path] = {}
-        self._maps: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
-        self._costs: dict[tuple[int, int], Cost] = {}
-        self._bytes = 0
+        self._kept = KeptMaps(max_bytes)
 
     def maps(self, explainer: Explainer, index: Sequence[int]) -> Tensor:
         """Raw maps of some samples, ``(len(index), …)``, explained only where they are not kept.
@@ -100,10 +85,9 @@ class MapCache:
                     yield maps
             for i, each in zip(missing, maps, strict=True):
                 fresh[i] = each.detach().cpu()
-        found = torch.stack([fresh[i] if i in fresh else self._maps[number, i] for i in index])
-        for i in index:
-            self._keep(own, (number, i), fresh.get(i))
-        self._shrink()
+                self._kept.keep((number, i), (fresh[i],), _file(own, i))
+        found = torch.stack([fresh[i] if i in fresh else self._kept[number, i][0] for i in index])
+        self._kept.shrink()
         yield found
 
     def missing(self, explainer: Explainer, index: Sequence[int]) -> list[int]:
@@ -114,7 +98,7 @@ class MapCache:
     def cost(self, explainer: Explainer) -> Cost:
         """What explaining one sample took on average, when it was last done; zero if it never was."""
         number = self._numbers.get(explainer, -1)
-        costs = [each for (own, _), each in self._costs.items() if own == number]
+        costs = [each for (own, _), each in self._kept.costs.items() if own == number]
         n = max(len(costs), 1)
         return Cost(sum(each.forwards for each in costs) / n, sum(each.seconds for each in costs) / n)
 
@@ -134,42 +118,12 @@ class MapCache:
             check_maps(maps)
             share = explainer.budget / budgets[step] if step < len(budgets) else 1.0  # as if it had gone on
             cost = Cost(share * n_forwards / len(index), share * seconds / len(index))
-            self._costs |= dict.fromkeys([(number, i) for i in index], cost)
+            self._kept.costs |= dict.fromkeys([(number, i) for i in index], cost)
             yield maps, step == len(budgets)
         self.n_explained += len(index)
 
     def _recall(self, folder: Path | None, number: int, sample: int) -> bool:
-        if (number, sample) in self._maps:
-            return True
-        if folder is None or not (path := folder / f"{sample}.safetensors").is_file():
-            return False
-        kept = load_file(path)
-        self._store((number, sample), kept["map"])
-        self._costs[number, sample] = Cost(*kept["cost"].tolist())
-        return True
-
-    def _keep(self, folder: Path | None, key: tuple[int, int], fresh: Tensor | None) -> None:
-        if fresh is not None:
-            self._store(key, fresh)
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                path = folder / f"{key[1]}.safetensors"
-                partial = path.with_suffix(f".{os.getpid()}")
-                cost = self._costs.get(key, Cost())
-                costs = torch.tensor([cost.forwards, cost.seconds], dtype=torch.float64)
-                save_file({"map": fresh.contiguous(), "cost": costs}, partial)
-                partial.replace(path)
-        if key in self._maps:
-            self._maps.move_to_end(key)
-
-    def _store(self, key: tuple[int, int], maps: Tensor) -> None:
-        self._maps[key] = maps
-        self._bytes += maps.numel() * maps.element_size()
-
-    def _shrink(self) -> None:
-        while self._bytes > self.max_bytes and self._maps:
-            _, dropped = self._maps.popitem(last=False)
-            self._bytes -= dropped.numel() * dropped.element_size()
+        return self._kept.recall((number, sample), _file(folder, sample))
 
     def _place(self, explainer: Explainer) -> tuple[int, Path | None]:
         """An explainer's number, and where its maps are kept."""
@@ -177,8 +131,7 @@ class MapCache:
         if self.folder is None or not plain(explainer):
             return number, None
         if number not in self._folders:
-            name = hashlib.sha256(json.dumps([self.identity, to_json(explainer)], sort_keys=True).encode()).hexdigest()
-            self._folders[number] = self.folder / name[:32]
+            self._folders[number] = self.folder / digest([self.identity, to_json(explainer)], 32)
         return number, self._folders[number]
 
 
@@ -188,13 +141,8 @@ def budget_name(explainer: Explainer) -> str:
     return name
 
 
-def plain(value: Any) -> bool:
-    """Whether `to_json` says all there is to say about a parameter: no functions, no objects of unknown kinds."""
-    if isinstance(value, Tunable):
-        return all(plain(each) for name, each in value.get_params().items() if name != "model")
-    if isinstance(value, tuple | list):
-        return all(map(plain, value))
-    return value is None or isinstance(value, bool | int | float | str | Tensor)
+def _file(folder: Path | None, sample: int) -> Path | None:
+    return None if folder is None else folder / f"{sample}.safetensors"
 
 
 def take_targets(targets: Tensor | TargetFunction, index: Sequence[int]) -> Tensor | TargetFunction:

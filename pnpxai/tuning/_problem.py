@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pnpxai.errors import ParameterError, StudyError
 from pnpxai.explainers import Explainer
 from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
+from pnpxai.kept import digest
 from pnpxai.metrics import Metric, metric_for
 from pnpxai.modality import Modality, modality_for
 from pnpxai.outputs import TargetFunction
@@ -119,16 +118,6 @@ def pose(
     }
     identity = {name: digest(each) for name, each in parts.items()}
     return Problem(objective, kind, found, explained, tuple(tuning_index), tuple(holdout_index), identity)
-
-
-def digest(value: Any) -> str:
-    """A short name for a JSON value.
-
-    Example:
-        >>> digest({"a": 1}) == digest({"a": 1}), len(digest(None))
-        (True, 16)
-    """
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_numbers(*, n_trials: int, timeout: float | None, seed: int, workers: int) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from scipy import stats
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pnpxai
 from pnpxai.errors import InputError, ParameterError, TargetError, UnknownNameError
@@ -39,7 +41,10 @@ INPUTS, LABELS = batch(6, 3, 16, 16), torch.tensor([0, 1, 2, 3, 4, 0])
 class Failing(Explainer):
     SUPPORTED_MODULES = ANY_MODULE
 
+    asked: ClassVar[list[int]] = []
+
     def explain_request(self, request: Request) -> Tensor:
+        Failing.asked.append(len(request))
         raise ZeroDivisionError("no luck today")
 
 
@@ -161,7 +166,9 @@ def test_report_is_that_of_the_last_optimisation(tmp_path: Path) -> None:
     exp = experiment()
     exp.optimize(n_trials=2, progress=False)
     written = exp.report(tmp_path / "report.html")
-    assert "GradientXInput" in written.read_text(encoding="utf-8")
+    page = written.read_text(encoding="utf-8")
+    assert "GradientXInput" in page
+    assert "tuning samples" in page
 
 
 @pytest.mark.parametrize(
@@ -179,24 +186,6 @@ def test_report_is_that_of_the_last_optimisation(tmp_path: Path) -> None:
 def test_bad_input(call, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call(experiment())
-
-
-class TwoInputs(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Linear(6, 3), nn.Linear(6, 3)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.left(x) + self.right(y)
-
-
-def test_maps_of_several_inputs_are_not_taken_for_those_of_several_samples() -> None:
-    data = TensorDataset(batch(2, 6), batch(2, 6, seed=3))
-    made = pnpxai.Experiment(
-        seeded(TwoInputs()), data, modality="tabular", explainers=[Gradient], input_extractor=tuple
-    )
-    with pytest.raises(InputError, match="2 maps from Gradient"):
-        made.explain(0)
 
 
 CURVES = [AOPC, AbPC, Comprehensiveness, Deletion, LeRF, MoRF, Sufficiency]
@@ -240,3 +229,79 @@ def test_regions_follow_their_samples() -> None:
     assert scores.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     alone = exp.run_batch(metric_id="RelevanceMass", data_ids=[5, 2])["evaluation"]
     torch.testing.assert_close(alone, expected[[5, 2]], rtol=1e-4, atol=1e-6)
+
+
+def test_summary_is_mean_error_and_numbers_of_each_cell() -> None:
+    exp = experiment(explainers=[Gradient, Failing], metrics=[AbPC])
+    exp.run(progress=False)
+    scores = AbPC(exp.model).evaluate(INPUTS, exp.targets(), Gradient(exp.model).attribute(INPUTS, exp.targets()))
+    good, failed = exp.summary.itertuples(index=False)
+    assert good[:3] == ("Gradient", "sum+identity", "AbPC")
+    assert good.mean == pytest.approx(scores.mean().item(), abs=1e-5)
+    assert good.standard_error == pytest.approx(stats.sem(scores.numpy()), abs=1e-5)
+    low, high = stats.t.interval(0.95, 5, scores.mean().item(), stats.sem(scores.numpy()))
+    assert good.low <= low + 1e-5
+    assert good.high >= high - 1e-5
+    assert (good.n_samples, good.n_failed, good.failure) == (6, 0, "")
+    assert (failed.n_samples, failed.n_failed, failed.failure) == (0, 6, "no luck today")
+    assert math.isnan(failed.mean)
+
+
+def test_two_of_a_class_are_two_rows() -> None:
+    model = seeded(VGGLike())
+    few, many = SmoothGrad(model, n_samples=2), SmoothGrad(model, n_samples=12)
+    metrics = [Complexity(model), AbPC(model), AbPC(model, baseline_fn="mean")]
+    exp = pnpxai.Experiment(model, INPUTS, explainers=[few, many], metrics=metrics)
+    results, targets = exp.run(progress=False), exp.targets()
+    for name, explainer in (("SmoothGrad", few), ("SmoothGrad#2", many)):
+        for called, metric in zip(("Complexity", "AbPC", "AbPC#2"), metrics, strict=True):
+            scores = results[(results["explainer"] == name) & (results["metric"] == called)]["score"]
+            expected = metric.evaluate(INPUTS, targets, explainer.attribute(INPUTS, targets))
+            assert scores.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert set(exp.leaderboard["explainer"]) == {"SmoothGrad", "SmoothGrad#2"}
+    assert torch.equal(exp.explain("smoothgrad#2"), exp.explain(1))
+
+
+def test_an_explainer_that_fails_is_asked_once_a_part() -> None:
+    asked = Failing.asked = []
+    experiment(explainers=[Failing], batch_size=4, postprocessors=[PostProcessor("sum"), PostProcessor("l2")]).run(
+        progress=False
+    )
+    assert asked == [4, 2]
+
+
+def test_a_sample_that_cannot_be_explained_leaves_the_others_their_scores() -> None:
+    broken = INPUTS.clone()
+    broken[2, 0, 0, 0] = math.nan
+    model = seeded(VGGLike())
+    results = pnpxai.Experiment(model, broken, explainers=[Gradient]).run(progress=False)
+    assert results[results["failure"] != ""]["data_id"].tolist() == [2]
+    assert "finite inputs" in results["failure"].max()
+    whole = pnpxai.Experiment(model, INPUTS, explainers=[Gradient]).run(progress=False)
+    found, expected = (each.set_index("data_id")["score"].drop(2).sort_index() for each in (results, whole))
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+class Noisy(Dataset):
+    """Another sample each time it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, i: int) -> Tensor:
+        self.asked.append(i)
+        return batch(3, 16, 16, seed=len(self.asked))
+
+
+def test_a_sample_is_loaded_once_for_all_explainers() -> None:
+    data = Noisy()
+    made = pnpxai.Experiment(
+        seeded(VGGLike()), data, modality="image", explainers=[Gradient, GradientXInput, SmoothGrad]
+    )
+    assert len(made.metrics) == 1  # which looks at a sample
+    data.asked.clear()
+    made.run(progress=False)
+    assert data.asked == [0, 1, 2]
