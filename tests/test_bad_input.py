@@ -25,7 +25,7 @@ from pnpxai.explainers import EXPLAINERS, RELAX, RISE, Explainer, Gradient, Inte
 from pnpxai.metrics import AbPC, Complexity, MoRF, MuFidelity, metric_class
 from pnpxai.modules import detect_model_architecture
 from pnpxai.postprocess import PostProcessor
-from tests.explainers.test_contract import cheap
+from tests.explainers.test_contract import cheap, grounds
 from tests.harm import untouched
 from tests.nets import MLP, RaisesAt, VGGLike, Wrapped, batch, seeded
 
@@ -287,13 +287,14 @@ def test_every_explainer_refuses(cls: type[Explainer], inputs: Any, targets: Any
 
 @pytest.mark.parametrize("cls", [pytest.param(cls, id=name) for name, cls in sorted(EXPLAINERS.items())])
 def test_every_explainer_that_asks_for_a_class_refuses_one_that_is_not_there(cls: type[Explainer]) -> None:
-    model = seeded(VGGLike())
-    explainer = cls(model, **cheap(cls))
-    if torch.equal(explainer.attribute(IMAGES, 0), explainer.attribute(IMAGES, 1)):
+    ground = next(grounds(cls))
+    model, inputs = ground.net(), ground.inputs(2)
+    explainer, k = cls(model, **cheap(cls)), model(inputs).shape[1]
+    if torch.equal(explainer.attribute(inputs, 0), explainer.attribute(inputs, 1)):
         assert "targets are checked but play no part" in " ".join((cls.__doc__ or "").split())
         return
-    with untouched(model, IMAGES), pytest.raises(TargetError, match="from 0 to 4"):
-        explainer.attribute(IMAGES, 5)
+    with untouched(model, inputs), pytest.raises(TargetError, match=f"from 0 to {k - 1}"):
+        explainer.attribute(inputs, k)
 
 
 def test_features_where_images_are_needed_say_so() -> None:

@@ -151,7 +151,7 @@ def last_feature_maps(request: Request, row: int) -> tuple[OfCall, bool]:
         another sample.
 
     Raises:
-        UnsupportedModelError: there are none, or attention goes on after the places were lost.
+        UnsupportedModelError: there are none, or a convolution or attention goes on after the places were lost.
     """
     leaf = request.input[row : row + 1].detach().requires_grad_()
     index = torch.tensor([row], device=leaf.device)
@@ -172,11 +172,12 @@ def last_feature_maps(request: Request, row: int) -> tuple[OfCall, bool]:
             _ELSE,
         )
     last, layout = candidates[0]
-    if seen.n_attentions(last.number) > 1:
+    lost_by = seen.lost_by(last.number)
+    if lost_by is not None:
         operation = seen.operations[last.number]
         raise UnsupportedModelError(
             "feature maps whose positions can be followed to the end",
-            f"attention after positions were last known, in {operation.path or type(request.model).__name__!r}",
+            f"{lost_by} after positions were last known, in {operation.path or type(request.model).__name__!r}",
             _ELSE,
         )
     calls = tuple(each.name for each in seen.operations)

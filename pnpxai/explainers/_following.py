@@ -77,6 +77,7 @@ class Following(Watch):
         self.made: list[Made] = []
         self._places: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._lost: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._unfollowed: list[int] = []
         self._n_axes = 0
 
     @contextlib.contextmanager
@@ -92,9 +93,11 @@ class Following(Watch):
         found: Places | None = self._places.get(tensor)  # type: ignore[no-untyped-call]
         return found
 
-    def n_attentions(self, after: int) -> int:
-        """How many calls after one of this number paid attention."""
-        return sum(each.attends or each.name in Attention.FUNCTIONS for each in self.operations[after + 1 :])
+    def lost_by(self, after: int) -> str | None:
+        """What went on without known places after a call: a convolution, or attention but for one that pools."""
+        attended = [each.attends or each.name in Attention.FUNCTIONS for each in self.operations[after + 1 :]]
+        convolved = any(number > after for number in self._unfollowed)
+        return "a convolution" if convolved else "attention" if sum(attended) > 1 else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Make the call and follow the places of its arguments to its results."""
@@ -119,6 +122,8 @@ class Following(Watch):
             self._lost[each] = True
         for tensor, places in found:
             self._follow(name, tensor, places)
+        if name in Convolution.FUNCTIONS and not found and result.shape[2:].numel() > 1:
+            self._unfollowed.append(len(self.operations) - 1)
         return result
 
     def _follow(self, name: str, tensor: Tensor, places: Places) -> None:

@@ -46,7 +46,7 @@ class AttentionRollout(Explainer):
     interpolated linearly between patches; shares of tokens that are no part of the input, such as the class token, are
     left out. One channel ``(n, 1, h, w)`` where channels share a token, the inputs' shape elsewhere.
 
-    It does not depend on the target: two classes have one map. Values, MLPs and norms are not looked at.
+    Two classes have one map: targets are checked but play no part. Values, MLPs and norms are not looked at.
 
     Attention is found in what the model calls, and so are the tokens that the outputs are read from; which positions a
     token stands for is measured by changing the input. Refused are windows, hierarchies, cross-attention, attention

@@ -115,8 +115,8 @@ class GradCam(Explainer):
 
     Transformers were not in the paper. Tokens count as positions where they can be followed from the patches to the
     layer; class tokens are left out. Where only a class token is read in the end, the last block's patches have
-    no gradient, and its input is taken. Refused where attention goes on after the positions were lost; then a layer
-    must be named.
+    no gradient, and its input is taken. Refused where a convolution or attention goes on after the positions were
+    lost; then a layer must be named.
 
     Args:
         model: as for `Explainer`.

@@ -185,7 +185,7 @@ def test_a_background_may_be_a_number_a_role_a_function_or_of_another_dtype() ->
         ("zero", "zeros"),
         (object(), "BaselineFunction"),
     ],
-    ids=str,
+    ids=["sample", "features", "none", "two", "list", "empty", "nan", "overflow", "name", "object"],
 )
 def test_impossible_backgrounds(background: object, said: str) -> None:
     with pytest.raises(ParameterError, match=said):

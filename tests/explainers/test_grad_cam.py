@@ -295,6 +295,23 @@ def test_what_cannot_be_followed_is_refused() -> None:
     torch.testing.assert_close(GradCam(two, layer="other").attribute(x, 0), expected)
 
 
+def test_a_convolution_after_positions_were_lost_must_be_named() -> None:
+    class Sorted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.second(self.first(x).relu().sort(1).values).relu().mean((2, 3)))
+
+    net, x = seeded(Sorted()), batch(2, 3, 9, 9)
+    with pytest.raises(UnsupportedModelError, match="a convolution after positions"):
+        GradCam(net).attribute(x, 2)
+    expected = seen_by_hook(net, "second", x, 2, lambda output: output)
+    assert expected.any()
+    torch.testing.assert_close(GradCam(net, layer="second").attribute(x, 2), expected)
+
+
 def test_an_inplace_relu_after_the_layer_changes_nothing() -> None:
     plain, inplace = seeded(VGGLike()), seeded(VGGLike(inplace=True))
     x = batch(2, 3, 16, 16)
