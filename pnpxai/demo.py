@@ -15,9 +15,20 @@ from pnpxai.report import write_report
 from pnpxai.tuning import TuneResult, tune
 from pnpxai.tuning._claims import n_finished
 
-BUDGETS: Mapping[str, int] = {"n_masks": 120, "max_iter": 25, "n_samples": 8, "n_steps": 12}
-"""What the demo spends at most where an explainer buys accuracy with time."""
-LEFT_OUT: Mapping[str, str] = {"RELAX": "the demo asks about classes, and it explains the whole output."}
+BUDGETS: Mapping[str, int] = {
+    "n_masks": 120,
+    "max_iter": 25,
+    "n_samples": 8,
+    "KernelShap.n_samples": 120,
+    "Lime.n_samples": 120,
+    "n_steps": 12,
+}
+"""What the demo spends at most where an explainer buys accuracy with time; of one explainer where it is named."""
+LEFT_OUT: Mapping[str, str] = {
+    "RELAX": "the demo asks about classes, and it explains the whole output.",
+    "SobolAttribution": "its cheapest map takes over 500 forwards, which the demo's few minutes do not have.",
+    "ExtremalPerturbation": "its cheapest map takes 80 gradients, which the demo's few minutes do not have.",
+}
 """Explainers the demo does not try, with the reason."""
 AIMS = ("complexity",)
 """What else the demo measures of each trial: stability would mean to explain most of its few samples again."""
@@ -42,7 +53,7 @@ def run_demo(
         out: the folder to write to.
         names: of the photographs; None for all.
         explainers: to choose from; None for all that explain a class.
-        budgets: tunable in ``BUDGET`` to the most that is spent, for any explainer that has it.
+        budgets: tunable in ``BUDGET``, of any explainer or of one as ``Lime.n_samples``, to the most that is spent.
         n_trials: finished trials of the study.
         timeout: seconds after which no trial is begun.
         holdout: photographs that judge, as a share or a number.
@@ -120,8 +131,12 @@ def search(
 
 def within(explainer: Explainer, budgets: Mapping[str, int]) -> Explainer:
     """The explainer with each of its budgets lowered to what may be spent."""
-    names = [name for name in type(explainer).BUDGET if name in budgets]
-    return explainer.set_kwargs(**{name: min(getattr(explainer, name), budgets[name]) for name in names})
+    lowered = {}
+    for name in type(explainer).BUDGET:
+        most = budgets.get(f"{type(explainer).__name__}.{name}", budgets.get(name))
+        if most is not None:
+            lowered[name] = min(getattr(explainer, name), most)
+    return explainer.set_kwargs(**lowered)
 
 
 def _budget_caveats(explainers: Sequence[Explainer], done: int, n_trials: int) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from pnpxai import AutoExplanationForImageClassification, Experiment
-from pnpxai.explainers import GradCam, LRPEpsilonPlus
+from pnpxai.explainers import GradCam, LRPEpsilonPlus, SmoothGrad
 from pnpxai.metrics import MuFidelity
 from pnpxai.modality import ImageModality
 from pnpxai.photographs import cropped, efficientnet_lite0, photographs, standardized
@@ -48,9 +48,10 @@ def test_automatic_choice(model: torch.nn.Module, loader: DataLoader) -> None:
         target_extractor=target_extractor,
         target_labels=False,
     )
+    chosen = next(i for i, each in enumerate(experiment.explainers) if type(each) is SmoothGrad)
     optimized = experiment.optimize(
         data_ids=range(4),
-        explainer_id=2,
+        explainer_id=chosen,
         metric_id=1,
         direction="maximize",
         sampler="tpe",
@@ -59,7 +60,7 @@ def test_automatic_choice(model: torch.nn.Module, loader: DataLoader) -> None:
         progress=False,
     )
     assert optimized.explainer.model is model
-    assert type(optimized.explainer) is type(experiment.explainers[2])
+    assert type(optimized.explainer) is SmoothGrad
     assert type(optimized.metric).__name__ == "AbPC"
     assert len(optimized.study.trials) == 5
     maps = optimized.postprocessor(optimized.explainer.attribute(experiment.inputs(), experiment.targets()))
