@@ -156,6 +156,33 @@ def test_samples_are_known_by_their_content(tmp_path: Path) -> None:
     assert found == [scores[i] for i in order]
     more = torch.cat([batch(1, 6, seed=9), INPUTS])
     assert explained(experiment(tmp_path, data=more))[0] == 1
+    Counting.explained = 0
+    experiment(tmp_path, data=torch.cat([batch(1, 6, seed=10), INPUTS])).explain(0)
+    assert Counting.explained == 1
+
+
+@unregistered
+class OfOutputs(Counting):
+    OUTPUTS_ONLY = True
+
+    def explain_request(self, request: Request) -> Tensor:
+        return super().explain_request(request) * request.outputs.sum(1, keepdim=True)
+
+
+def test_functions_are_known_by_their_answers(tmp_path: Path) -> None:
+    net = seeded(MLP())
+
+    def scored(folder: Path | None, factor: float) -> tuple[int, list[float]]:
+        def model(inputs: Tensor) -> Tensor:
+            return net(inputs) * factor
+
+        metrics = [AbPC(model, channel_dim=None)]
+        return explained(experiment(folder, model=model, explainers=[OfOutputs(model)], metrics=metrics))
+
+    made, scores = scored(tmp_path, 1.0)
+    assert made == 6
+    assert scored(tmp_path, 1.0) == (0, scores)
+    assert scored(tmp_path, -1.0) == (6, scored(None, -1.0)[1])
 
 
 def test_what_belongs_to_a_sample_is_part_of_its_name(tmp_path: Path) -> None:
@@ -232,17 +259,20 @@ def test_a_file_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
     (lines,) = tmp_path.rglob("*.jsonl")
     text = lines.read_bytes()
     lines.write_bytes(text[: len(text) - len(text.splitlines()[-1]) // 2])
-    cut = sorted(tmp_path.rglob("*.safetensors"))[0]
-    cut.write_bytes(cut.read_bytes()[:20])
-    for each in (scores, scores):
-        assert explained(experiment(tmp_path))[1] == each
+    assert explained(experiment(tmp_path)) == (0, scores)
     assert len(lines.read_text().splitlines()) == 7  # six, and what was cut off
+    assert explained(experiment(tmp_path)) == (0, scores)
+    for each in tmp_path.rglob("*.safetensors"):
+        each.write_bytes(each.read_bytes()[:20])
+    assert torch.equal(experiment(tmp_path).explain(0), INPUTS * 2)
+    assert Counting.explained == 6
 
 
 def test_what_an_earlier_run_has_done_is_not_left(tmp_path: Path) -> None:
     experiment(tmp_path).run([0, 1], progress=False)
-    table = experiment(tmp_path).estimate()
-    assert table["n"].tolist() == [4, 4, 4]
+    assert experiment(tmp_path).estimate()["n"].tolist() == [4, 4, 4]
+    experiment(tmp_path).explain(0, [2])
+    assert experiment(tmp_path).estimate()["n"].tolist() == [4, 3, 4]
 
 
 def test_extractors_are_known_by_what_they_take(tmp_path: Path) -> None:

@@ -52,6 +52,16 @@ def test_the_trial_asks_about_one_sample_and_no_more_than_once() -> None:
     assert counter.n_samples == 0
 
 
+def test_metrics_that_explain_again_do_so_at_the_full_budget() -> None:
+    exp = experiment(explainers=[SmoothGrad(NET, n_samples=50)], metrics=[Sensitivity(NET, n_perturbations=3)])
+    table = exp.estimate([0, 1]).set_index("step")["forwards"]
+    with count_forwards() as counter:
+        exp.run([0, 1], progress=False)
+    assert table["maps"] == 2 * 50
+    assert table["scores"] == 2 * 2 * 3 * 50
+    assert table.sum() == counter.n_samples
+
+
 def test_what_is_done_is_not_left() -> None:
     exp = experiment()
     exp.run([0, 1], progress=False)
