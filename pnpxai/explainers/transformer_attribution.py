@@ -12,7 +12,7 @@ from pnpxai.batches import Extractor
 from pnpxai.explainers._attention import Attentions, HeadFusion, by_sample, fused, rows_read, unsupported
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._gradients import backward_errors, differentiable, frozen, in_chunks
-from pnpxai.explainers._tokens import find_tokens
+from pnpxai.explainers._mixed_tokens import find_mixed_tokens
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, Within
 from pnpxai.modules import Attention
@@ -139,7 +139,7 @@ class TransformerAttribution(Explainer):
 
     def explain_request(self, request: Request) -> Tensor:
         """The maps, ``(n, 1, …)`` or of the inputs' shape."""
-        tokens, settings = find_tokens(request), self.settings()
+        tokens, settings = find_mixed_tokens(request), self.settings()
         rows: list[Tensor] = []
 
         def run(start: int, stop: int) -> None:

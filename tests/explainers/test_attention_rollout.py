@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pnpxai.errors import TargetError
 from pnpxai.explainers import AttentionRollout
-from pnpxai.explainers._tokens import Tokens, find_tokens
+from pnpxai.explainers._mixed_tokens import MixedTokens, find_mixed_tokens
 from tests.explainers.transformers import FAMILIES, PADDING, D, Embedded, Family, attentions, encoder
 from tests.harm import untouched
 from tests.nets import batch, seeded
@@ -154,7 +154,7 @@ def test_all_relevance_goes_to_the_patch_that_is_attended_to(place: int) -> None
     maps = AttentionRollout(net).attribute(batch(1, 1, 8, 16), 0)
     cells = F.avg_pool2d(maps, 4)[0, 0]
     assert int(cells.argmax()) == place
-    tokens = find_tokens(AttentionRollout(net).request(batch(1, 1, 8, 16), 0))
+    tokens = find_mixed_tokens(AttentionRollout(net).request(batch(1, 1, 8, 16), 0))
     assert (tokens.n_attentions, tokens.n, tokens.grid) == (1, 9, (1, 2, 4))
     flat = torch.zeros(1, 9)
     flat[0, place + 1] = 0.5
@@ -220,7 +220,7 @@ class Series(nn.Module):
 )
 def test_tokens_of_features_and_of_series(build: Any, shape: Any, grid: Any, places: Any, mapped: Any) -> None:
     net, inputs = seeded(build()), batch(2, *shape)
-    tokens = find_tokens(AttentionRollout(net).request(inputs, 0))
+    tokens = find_mixed_tokens(AttentionRollout(net).request(inputs, 0))
     assert tokens.grid == grid
     assert tokens.places.tolist() == list(places)
     assert tuple(AttentionRollout(net).attribute(inputs, 0).shape) == mapped
@@ -229,6 +229,6 @@ def test_tokens_of_features_and_of_series(build: Any, shape: Any, grid: Any, pla
 @pytest.mark.parametrize("size", [(8, 12), (9, 13), (2, 3), (24, 12)])
 def test_maps_are_bilinear(size: tuple[int, int]) -> None:
     relevance, places = batch(2, 7), torch.tensor([1, 2, 3, 4, 5, 6])
-    maps = Tokens(1, 7, places, (1, 2, 3)).maps(relevance, (3, *size))
+    maps = MixedTokens(1, 7, places, (1, 2, 3)).maps(relevance, (3, *size))
     expected = F.interpolate(relevance[:, 1:].reshape(2, 1, 2, 3), size=size, mode="bilinear")
     torch.testing.assert_close(maps, expected)

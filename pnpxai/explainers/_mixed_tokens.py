@@ -22,7 +22,7 @@ POSITIONS = "tokens that stand for a grid of positions of the input, in their or
 
 
 @dataclass(frozen=True)
-class Tokens:
+class MixedTokens:
     """The tokens that a model's attentions mix.
 
     Attributes:
@@ -48,7 +48,7 @@ class Tokens:
             ``(n, *shape)``, or with one channel where all channels share a token.
 
         Example:
-            >>> tokens = Tokens(1, 3, torch.tensor([1, 2]), (1, 2))
+            >>> tokens = MixedTokens(1, 3, torch.tensor([1, 2]), (1, 2))
             >>> tokens.maps(torch.tensor([[9.0, 0.0, 1.0]]), (3, 4)).tolist()
             [[[0.0, 0.25, 0.75, 1.0]]]
         """
@@ -70,7 +70,7 @@ def _spread(values: Tensor, dim: int, size: int) -> Tensor:
     return flat.reshape(*moved.shape[:-1], size).movedim(-1, dim)
 
 
-def find_tokens(request: Request) -> Tokens:
+def find_mixed_tokens(request: Request) -> MixedTokens:
     """Find out on the first sample what the attentions of a model mix.
 
     Every attention has to mix the same tokens, each of which goes its own way between two attentions; and the tokens
@@ -84,11 +84,11 @@ def find_tokens(request: Request) -> Tokens:
     """
     n_attentions, n = _stream(request)
     places, grid = _positions(request, n)
-    return Tokens(n_attentions, n, places, grid)
+    return MixedTokens(n_attentions, n, places, grid)
 
 
 def _stream(request: Request) -> tuple[int, int]:
-    """How many attentions there are and of how many tokens; see `find_tokens`."""
+    """How many attentions there are and of how many tokens; see `find_mixed_tokens`."""
     passed: list[Tensor] = []
 
     def visit(place: int, attention: Attending) -> Tensor:
@@ -150,7 +150,7 @@ class _Seen(PnPXAIError):
 
 
 def _positions(request: Request, n: int) -> tuple[Tensor, tuple[int, ...]]:
-    """The tokens that come from the input, and the grid they stand for; see `find_tokens`."""
+    """The tokens that come from the input, and the grid they stand for; see `find_mixed_tokens`."""
     sample = request.input[:1]
     noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise = noise.to(sample.device, sample.dtype) * (sample.abs().amax() or 1)
