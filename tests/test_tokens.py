@@ -206,10 +206,13 @@ class Bag(nn.Module):
 
 
 def padded() -> dict[str, Tensor]:
-    """Three sentences, two of them of the same length."""
-    ids, mask = some_ids(3), torch.ones(3, LENGTH, dtype=torch.long)
-    mask[0, -2:], mask[2, :2] = 0, 0
+    """Four sentences, the longest first, two of them of the same length."""
+    ids, mask = some_ids(4), torch.ones(4, LENGTH, dtype=torch.long)
+    mask[1, -2:], mask[2, 0], mask[3, :2] = 0, 0, 0
     return {"input_ids": ids, "attention_mask": mask}
+
+
+CLASSES = torch.tensor([0, 1, 2, 0])
 
 
 def unpadded(number: int) -> dict[str, Tensor]:
@@ -220,10 +223,12 @@ def unpadded(number: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("build", EXPLAINERS[:-2])
 def test_padding_and_neighbours_change_no_map(build: Callable[[nn.Module], Explainer]) -> None:
     net = seeded(Bag())
-    together = build(net).attribute(padded(), 1)
-    for i in range(3):
+    together = build(net).attribute(padded(), CLASSES)
+    for i in range(4):
         kept = padded()["attention_mask"][i] == 1
-        torch.testing.assert_close(together[i, :, kept], build(net).attribute(unpadded(i), 1)[0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            together[i, :, kept], build(net).attribute(unpadded(i), CLASSES[i : i + 1])[0], rtol=1e-4, atol=1e-6
+        )
         assert (together[i, :, ~kept] == 0).all()
 
 
@@ -231,23 +236,28 @@ def test_padding_and_neighbours_change_no_map(build: Callable[[nn.Module], Expla
 def test_padding_and_neighbours_change_no_score(cls: type[Metric]) -> None:
     net = seeded(Bag().double())
     metric = cls(net, explainer=IntegratedGradients(net))
-    whole = metric.evaluate(padded(), 1)
-    answers = metric.answers(padded(), 1)
-    maps = IntegratedGradients(net).attribute(padded(), 1)
-    torch.testing.assert_close(metric.evaluate(padded(), 1, maps, answers), whole)
-    (beside, _) = evaluate_together([metric, AbPC(net, explainer=metric.explainer)], padded(), 1, maps)
+    whole = metric.evaluate(padded(), CLASSES)
+    answers = metric.answers(padded(), CLASSES)
+    maps = IntegratedGradients(net).attribute(padded(), CLASSES)
+    torch.testing.assert_close(metric.evaluate(padded(), CLASSES, maps, answers), whole)
+    with count_forwards() as again:
+        metric.evaluate(padded(), CLASSES, maps)
+    with count_forwards() as known:
+        metric.evaluate(padded(), CLASSES, maps, answers)
+    assert known.n_samples < again.n_samples or not answers
+    (beside, _) = evaluate_together([metric, AbPC(net, explainer=metric.explainer)], padded(), CLASSES, maps)
     torch.testing.assert_close(beside, whole)
-    alone = torch.cat([metric.evaluate(unpadded(i), 1) for i in range(3)])
+    alone = torch.cat([metric.evaluate(unpadded(i), CLASSES[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(alone, whole, rtol=1e-9, atol=1e-12)
 
 
 def test_refined_and_together_as_alone() -> None:
     net = seeded(Bag())
-    maps = list(RISE(net).refine(padded(), 1, [16, 64]))
-    torch.testing.assert_close(maps[-1], RISE(net, n_masks=64).attribute(padded(), 1))
+    maps = list(RISE(net).refine(padded(), CLASSES, [16, 64]))
+    torch.testing.assert_close(maps[-1], RISE(net, n_masks=64).attribute(padded(), CLASSES))
     both = [SmoothGrad(net), VarGrad(net)]
-    for found, each in zip(attribute_together(both, padded(), 1), both, strict=True):
-        torch.testing.assert_close(found, each.attribute(padded(), 1))
+    for found, each in zip(attribute_together(both, padded(), CLASSES), both, strict=True):
+        torch.testing.assert_close(found, each.attribute(padded(), CLASSES))
 
 
 def test_recommended_tuned_and_experimented_with() -> None:
