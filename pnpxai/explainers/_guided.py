@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pnpxai.errors import UnsupportedModelError
-from pnpxai.explainers._gradients import backward_errors, differentiable, frozen
+from pnpxai.explainers._gradients import backward_errors, differentiable
 from pnpxai.explainers._graph import children_first
 from pnpxai.forward import Request
 from pnpxai.outputs import select
@@ -94,7 +94,7 @@ def guided_gradients(request: Request, start: int, stop: int) -> tuple[Tensor, .
     """
     index = torch.arange(start, stop, device=request.inputs[0].device)
     leaves = [each.detach().requires_grad_() for each in request.rows(start, stop)]
-    with torch.enable_grad(), frozen(request.model):
+    with torch.enable_grad():
         with Guided():
             outputs = request.call(leaves, index)
         score = differentiable(select(outputs, request.targets_for(index)), request).sum()

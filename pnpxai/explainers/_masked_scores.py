@@ -77,11 +77,7 @@ class MaskedScorer:
         def read(start: int, stop: int, outputs: Tensor) -> None:
             rows, exact = torch.arange(start, stop, device=x.device), exact_device(x)
             index = samples[rows % k]
-            scores = self.score(outputs, index)
-            if not torch.isfinite(scores).all():
-                raise ModelError(
-                    "finite outputs on masked inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype."
-                )
+            scores = finite(self.score(outputs, index))
             consume(held, (rows // k + first - held.first).to(exact), index.to(exact), scores)
 
         self.request.stream((last - first) * k, build, read, lower=lower)
@@ -91,6 +87,21 @@ class MaskedScorer:
         n, kept = len(self.request), list[Tensor]()
         self.stream(0, n_masks, torch.arange(n), lambda *found: kept.append(found[-1]), lower=lower)
         return torch.cat(kept).reshape(n_masks, n).T
+
+
+def finite(scores: Tensor, how: str = "masked") -> Tensor:
+    """The scores of inputs of which something was taken away.
+
+    Args:
+        scores: of any shape.
+        how: it was taken away, in a word.
+
+    Raises:
+        ModelError: one of them is not finite.
+    """
+    if torch.isfinite(scores).all():
+        return scores
+    raise ModelError(f"finite outputs on {how} inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype.")
 
 
 def agreeing(scorer: MaskedScorer) -> Tensor:

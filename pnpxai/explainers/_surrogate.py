@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.baselines import Baseline, baseline_for
-from pnpxai.errors import ModelError
+from pnpxai.explainers._masked_scores import finite
 from pnpxai.feature_masks import FeatureMask, feature_mask_for
 from pnpxai.forward import Request
 from pnpxai.outputs import Score, select
@@ -81,11 +81,7 @@ class CoalitionScores:
         def read(start: int, stop: int, outputs: Tensor) -> None:
             rows = torch.arange(start, stop)
             index = samples[(rows % k).to(x.device)]
-            scores = select(outputs, self.request.targets_for(index), self.score)
-            if not torch.isfinite(scores).all():
-                raise ModelError(
-                    "finite outputs on masked inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype."
-                )
+            scores = finite(select(outputs, self.request.targets_for(index), self.score))
             found[rows % k, rows // k] = scores.cpu().double()
 
         self.request.stream(k * m, build, read)

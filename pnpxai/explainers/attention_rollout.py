@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pnpxai.batches import Extractor
 from pnpxai.explainers._attention import Attentions, HeadFusion, by_sample, fused, rows_read, unsupported
 from pnpxai.explainers._base import Explainer
-from pnpxai.explainers._gradients import frozen, in_chunks
+from pnpxai.explainers._gradients import in_chunks
 from pnpxai.explainers._mixed_tokens import find_mixed_tokens
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, Within
@@ -126,7 +126,7 @@ class AttentionRollout(Explainer):
             last.append(attention.output.detach().requires_grad_())
             return last[0]
 
-        with torch.enable_grad(), frozen(request.model), Attentions(visit) as attentions:
+        with torch.enable_grad(), Attentions(visit) as attentions:
             outputs = request.call((request.input[index],), index)
         if attentions.n != n_attentions:
             raise unsupported("as many attentions for each sample", f"{n_attentions} and {attentions.n}")

@@ -10,7 +10,7 @@ from pnpxai.batches import Extractor
 from pnpxai.errors import UnsupportedModelError
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._feature_maps import OfCall, OfLayer, feature_maps_of, last_feature_maps
-from pnpxai.explainers._gradients import backward_errors, differentiable, frozen, in_chunks
+from pnpxai.explainers._gradients import backward_errors, differentiable, in_chunks
 from pnpxai.explainers._layers import layer_name
 from pnpxai.forward import Request
 from pnpxai.modules import Convolution
@@ -80,7 +80,7 @@ def _maps(request: Request, feature_maps: OfCall | OfLayer, start: int, stop: in
     """The maps of some samples; None where the feature maps are not what they were found to be."""
     index = torch.arange(start, stop, device=request.input.device)
     leaf = request.input[start:stop].detach().requires_grad_()
-    with torch.enable_grad(), frozen(request.model):
+    with torch.enable_grad():
         with feature_maps.kept(request.module) as kept:
             outputs = request.call((leaf,), index)
         if not feature_maps.found_in(kept, stop - start) or kept.value is None:

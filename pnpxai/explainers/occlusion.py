@@ -13,10 +13,10 @@ from torch import Tensor
 from pnpxai.baselines import Baseline, BaselineFunction, baseline_for
 from pnpxai.batches import Extractor
 from pnpxai.callables import Model
-from pnpxai.errors import ModelError, ParameterError
+from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._mask_sums import as_maps
-from pnpxai.explainers._masked_scores import exact_device
+from pnpxai.explainers._masked_scores import exact_device, finite
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, OrNone, WholeWithin, Within
 from pnpxai.outputs import Score, select
@@ -183,11 +183,7 @@ def _scores_under_windows(
         scores[start:stop] = select(outputs, request.targets_for(index), score).to(scores)
 
     request.stream(len(scores), build, read)
-    if not torch.isfinite(scores).all():
-        raise ModelError(
-            "finite outputs on occluded inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype."
-        )
-    return scores.reshape(len(x), m)
+    return finite(scores, "occluded").reshape(len(x), m)
 
 
 def _sliding(

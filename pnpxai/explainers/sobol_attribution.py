@@ -15,10 +15,10 @@ from torch import Tensor
 from pnpxai.baselines import Baseline, BaselineFunction, baseline_for
 from pnpxai.batches import Extractor
 from pnpxai.callables import Model
-from pnpxai.errors import ModelError, ParameterError
+from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._mask_sums import as_maps
-from pnpxai.explainers._masked_scores import exact_device
+from pnpxai.explainers._masked_scores import exact_device, finite
 from pnpxai.explainers._masks import BLOCK, mask_grid, sobol_points, sobol_slab
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, OrNone, WholeWithin
@@ -272,8 +272,4 @@ def _scores(request: Request, designs: Designs, baseline: Tensor, start: int, st
         scores[first:last] = select(outputs, request.targets_for(index), score).to(scores)
 
     request.stream(len(scores), build, read)
-    if not torch.isfinite(scores).all():
-        raise ModelError(
-            "finite outputs on masked inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype."
-        )
-    return scores.reshape(-1, d + 2, n).permute(2, 0, 1)
+    return finite(scores).reshape(-1, d + 2, n).permute(2, 0, 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pnpxai.batches import Extractor
 from pnpxai.explainers._attention import Attentions, HeadFusion, by_sample, fused, rows_read, unsupported
 from pnpxai.explainers._base import Explainer
-from pnpxai.explainers._gradients import backward_errors, differentiable, frozen, in_chunks
+from pnpxai.explainers._gradients import backward_errors, differentiable, in_chunks
 from pnpxai.explainers._mixed_tokens import find_mixed_tokens
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, Within
@@ -164,7 +164,7 @@ def _slopes(request: Request, index: Tensor, n_attentions: int) -> tuple[list[Te
         return attention.output
 
     leaf = request.input[index].detach().requires_grad_()
-    with torch.enable_grad(), frozen(request.model):
+    with torch.enable_grad():
         with Attentions(visit):
             outputs = request.call((leaf,), index)
         _check(kept, n_attentions)
@@ -186,7 +186,7 @@ def _relevance(request: Request, index: Tensor, settings: Settings, n_attentions
 
     leaf = request.input[index].detach().requires_grad_()
     propagation = Propagation(request.module, settings)
-    with torch.enable_grad(), frozen(request.model):
+    with torch.enable_grad():
         with propagation.running(leaf), Attentions(visit):
             outputs = request.call((leaf,), index)
         _check(kept, n_attentions)

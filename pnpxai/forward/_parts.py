@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.forward._request import Request
+from pnpxai.forward._tokens import along
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Part:
     def free(self, values: Tensor) -> Tensor:
         """Those of these samples at their free tokens, ``(m, …, f)`` of ``(n, …, t)``."""
         rows = self.rows(values)
-        return rows if self.places is None else rows.gather(-1, _wide(self.places, rows))
+        return rows if self.places is None else rows.gather(-1, along(self.places, rows))
 
 
 def parts_of(request: Request) -> list[Part]:
@@ -50,7 +51,7 @@ def parts_of(request: Request) -> list[Part]:
         inputs = request.input[index]
         part = replace(
             request,
-            inputs=(inputs.gather(-1, _wide(places, inputs)),),
+            inputs=(inputs.gather(-1, along(places, inputs)),),
             extra=request.extra_for(index),
             requested=targets,
             lookups=(replace(lookup, ids=lookup.ids[index], fixed=None, embeddings=inputs, places=places),),
@@ -75,11 +76,5 @@ def in_place(parts: Sequence[Part], values: Sequence[Tensor], length: int) -> Te
     for part, each in zip(parts, values, strict=True):
         assert part.places is not None
         zeros = each.new_zeros(*each.shape[:-1], length)
-        whole.append(zeros.scatter(-1, _wide(part.places, each).to(each.device), each))
+        whole.append(zeros.scatter(-1, along(part.places, each).to(each.device), each))
     return in_order(parts, whole)
-
-
-def _wide(places: Tensor, values: Tensor) -> Tensor:
-    """Places ``(m, f)`` for values ``(m, …, ·)``: ``(m, …, f)``, on their device."""
-    m, f = places.shape
-    return places.reshape(m, *[1] * (values.ndim - 2), f).expand(*values.shape[:-1], f).to(values.device)

@@ -17,7 +17,7 @@ from pnpxai.chunks import chunk_size_for, out_of_memory
 from pnpxai.errors import InputError, ModelError, ParameterError, PnPXAIError
 from pnpxai.forward._counting import count
 from pnpxai.forward._given import given, moved
-from pnpxai.forward._tokens import Lookup, Tokens, lookups, substituted
+from pnpxai.forward._tokens import Lookup, Tokens, along, lookups, substituted
 from pnpxai.outputs import Score, TargetFunction, output_tensor, predicted, select
 from pnpxai.precision import lowered
 
@@ -197,8 +197,7 @@ class Request:
         places = self.lookups[0].places if self.lookups and self.lookups[0] is not None else None
         if places is None:
             return maps
-        chosen = places[index.to(places.device)].to(maps.device)
-        return maps.gather(-1, chosen.reshape(len(chosen), *[1] * (maps.ndim - 2), -1).expand(*maps.shape[:-1], -1))
+        return maps.gather(-1, along(places[index.to(places.device)], maps))
 
     def explained_for(self, inputs: Sequence[Tensor], index: Tensor) -> Any:
         """What an extractor returns to have changed versions of the samples ``index`` ``(m,)`` explained."""

@@ -105,8 +105,8 @@ class Lookup:
         """All embeddings ``(m, d, t)`` of samples ``index`` ``(m,)``, from the changed ones of what is explained."""
         index = index.to(self.ids.device)
         if self.places is not None:
-            places = self.places[index][:, None].expand_as(values)
-            return self.embeddings[index].to(values.dtype).scatter(-1, places, values)
+            whole = self.embeddings[index].to(values.dtype)
+            return whole.scatter(-1, along(self.places[index], values), values)
         if self.fixed is None:
             return values
         return torch.where(self.fixed[index][:, None], self.embeddings[index].to(values.dtype), values)
@@ -118,6 +118,12 @@ class Lookup:
         if self.places is not None:
             fixed = torch.ones_like(self.ids[index], dtype=torch.bool).scatter(-1, self.places[index], False)
         return Tokens(self.ids[index], fixed, self.perturbed(values, index))
+
+
+def along(places: Tensor, values: Tensor) -> Tensor:
+    """Places ``(m, f)`` for values ``(m, …, ·)``: ``(m, …, f)``, on their device."""
+    m, f = places.shape
+    return places.reshape(m, *[1] * (values.ndim - 2), f).expand(*values.shape[:-1], f).to(values.device)
 
 
 class Substitution(TorchFunctionMode):
