@@ -1,10 +1,10 @@
 """What methods take beside the model: ``python -m benchmarks.engine``.
 
-Each method and the same number of bare passes, at the fastest batch size, take turns in one process; the figure is the
-median of the ratios. Perturbation methods and metrics are set against forward passes without gradients, the others
-against forward and backward passes to the inputs with frozen weights; all against float32, in batches no larger than
-what the method has to ask about at once. Memory is the peak of a
-process of its own, less that of a bare pass in it.
+Each method and as many bare passes, at the fastest batch size, take turns in one process; the figure is the median of
+the ratios. Methods that ask about the same number of masks share a turn's bare passes, some of them after each method.
+Perturbation methods and metrics are set against forward passes without gradients, the others against forward and
+backward passes to the inputs with frozen weights; all against float32, in batches no larger than what the method has to
+ask about at once. Memory is the peak of a process of its own, less that of a bare pass in it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -62,14 +62,12 @@ class Work:
         name: of the method.
         kind: of `AIMS`.
         run: does it.
-        alone: whether one image says enough.
         step_by_step: whether each of its passes depends on the one before.
     """
 
     name: str
     kind: str
     run: Callable[[], object]
-    alone: bool = False
     step_by_step: bool = False
 
 
@@ -129,6 +127,12 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def repeated(run: Callable[[], object], n: int) -> None:
+    """``n`` calls."""
+    for _ in range(n):
+        run()
+
+
 def bare(model: nn.Module, inputs: Tensor, step: Step, n: int) -> None:
     """``n`` samples through the model."""
     while n > 0:
@@ -168,31 +172,33 @@ class BarePasses:
         return self.sample.expand(size, *self.sample.shape[1:]).clone()
 
 
-def works(model: nn.Module, x: Tensor, n_masks: int) -> list[Work]:
-    """What is measured on a batch."""
+def works(model: nn.Module, x: Tensor, n_masks: int) -> list[list[Work]]:
+    """What is measured on a batch; those of a list share their bare passes."""
     target = model(x).argmax(1).detach()
     maps = torch.rand(len(x), *x.shape[2:], generator=torch.Generator().manual_seed(0))
-    return [
-        Work(f"RISE, {n_masks} masks", "forward", lambda: RISE(model, n_masks=n_masks).attribute(x, target)),
-        Work(
-            f"RISE by ridge, {n_masks} masks",
-            "forward",
-            lambda: RISE(model, n_masks=n_masks, estimator="ridge").attribute(x, target),
-            alone=True,
-        ),
-        Work(f"RELAX, {n_masks} masks", "forward", lambda: RELAX(model, n_masks=n_masks).attribute(x)),
-        Work(
-            f"RISE in bfloat16, {n_masks} masks",
-            "bfloat16",
-            lambda: RISE(model, n_masks=n_masks, precision="bfloat16").attribute(x, target),
-            alone=True,
-        ),
-        Work(
-            f"RELAX in bfloat16, {n_masks} masks",
-            "bfloat16",
-            lambda: RELAX(model, n_masks=n_masks, precision="bfloat16").attribute(x),
-            alone=True,
-        ),
+    masked = [
+        Work("RISE", "forward", lambda: RISE(model, n_masks=n_masks).attribute(x, target)),
+        Work("RELAX", "forward", lambda: RELAX(model, n_masks=n_masks).attribute(x)),
+    ]
+    if len(x) == 1:
+        masked += [
+            Work(
+                "RISE by ridge",
+                "forward",
+                lambda: RISE(model, n_masks=n_masks, estimator="ridge").attribute(x, target),
+            ),
+            Work(
+                "RISE in bfloat16",
+                "bfloat16",
+                lambda: RISE(model, n_masks=n_masks, precision="bfloat16").attribute(x, target),
+            ),
+            Work(
+                "RELAX in bfloat16",
+                "bfloat16",
+                lambda: RELAX(model, n_masks=n_masks, precision="bfloat16").attribute(x),
+            ),
+        ]
+    alone = [
         Work("AbPC", "metric", lambda: AbPC(model).evaluate(x, target, maps)),
         Work("MuFidelity", "metric", lambda: MuFidelity(model).evaluate(x, target, maps)),
         Work(
@@ -209,24 +215,32 @@ def works(model: nn.Module, x: Tensor, n_masks: int) -> list[Work]:
         Work("SmoothGrad", "backward", lambda: SmoothGrad(model).attribute(x, target)),
         Work("IntegratedGradients", "backward", lambda: IntegratedGradients(model).attribute(x, target)),
     ]
+    return [masked, *([each] for each in alone)]
 
 
-def measured(passes: BarePasses, work: Work, n_images: int, n_runs: int) -> dict[str, Any]:
-    """A method and as many bare passes in turn, after one call that is not timed: it tries chunk sizes.
+def measured(passes: BarePasses, works: Sequence[Work], n_images: int, n_runs: int) -> list[dict[str, Any]]:
+    """Methods and bare passes in turn, after one call of each that is not timed: it tries chunk sizes.
 
-    The batches of the bare passes are no larger than what the method has to ask about at once.
+    The batches of the bare passes are no larger than what the methods have to ask about at once.
     """
-    step = backward if work.kind == "backward" else forward
-    times = max(1, math.ceil(TURN / seconds(work.run)))
-    ratios = []
+    step = backward if works[0].kind == "backward" else forward
+    times = [max(1, math.ceil(TURN / seconds(work.run))) for work in works]
+    ratios: list[list[float]] = [[] for _ in works]
     for _ in range(n_runs):
-        with count_forwards() as counter:
-            taken = seconds(lambda: [work.run() for _ in range(times)])
-        n_passes = counter.n_samples // times
-        batch = passes.batch(step, n_images if work.step_by_step else n_passes)
-        ratios.append(taken / seconds(functools.partial(bare, passes.model, batch, step, counter.n_samples)))
-    found = Measured(work.name, work.kind, n_images, torch.get_num_threads(), n_passes, len(batch), ratios)
-    return asdict(found)
+        asked, taken, least = [], [], []
+        for work, n in zip(works, times, strict=True):
+            with count_forwards() as counter:
+                taken.append(seconds(functools.partial(repeated, work.run, n)))
+            asked.append(counter.n_samples)
+            batch = passes.batch(step, n_images if work.step_by_step else counter.n_samples // n)
+            share = math.ceil(counter.n_samples / len(works))
+            least.append(seconds(functools.partial(bare, passes.model, batch, step, share)) / share)
+        for each, total, n in zip(ratios, taken, asked, strict=True):
+            each.append(total / n / statistics.fmean(least))
+    return [
+        asdict(Measured(work.name, work.kind, n_images, torch.get_num_threads(), total // n, len(batch), each))
+        for work, n, total, each in zip(works, times, asked, ratios, strict=True)
+    ]
 
 
 def batched(passes: BarePasses, x: Tensor, n_runs: int) -> list[str]:
@@ -326,11 +340,11 @@ def page(known: Mapping[str, Any], n_masks: int, taken: float) -> list[str]:
         "# Time beside the model",
         "",
         *(__doc__ or "").split("\n\n")[1].splitlines(),
-        "EfficientNet-Lite0 on photographs of 224 × 224 pixels. Aims: "
+        f"EfficientNet-Lite0 on photographs of 224 × 224 pixels, {n_masks:,} masks. Aims: "
         + ", ".join(f"{value} ({name})" for name, value in AIMS.items())
         + ".",
         "",
-        *table(columns, [Measured(**each).row() for each in rows("time")]),
+        *table(columns, [Measured(**each).row() for together in rows("time") for each in together]),
         "",
         f"MP of {N_STEPS} steps on several images by the time of one, and the least that bare passes there and back "
         f"allow: all of them at the fastest batch size by those of one image, one at a time. Aim: {BATCHED:g} for 8.",
@@ -379,11 +393,9 @@ def main() -> None:
         passes = BarePasses(model, every[:1])
         for n in arguments.images:
             where = f"{n} images, {n_threads} threads"
-            for work in works(model, every[:n], arguments.masks):
-                if n > 1 and work.alone:
-                    continue
-                measure = functools.partial(measured, passes, work, n, arguments.runs)
-                once(f"time: {work.name}; {where}", measure)
+            for together in works(model, every[:n], arguments.masks):
+                measure = functools.partial(measured, passes, together, n, arguments.runs)
+                once(f"time: {', '.join(work.name for work in together)}; {where}", measure)
             if n > 1:
                 once(f"batched: {where}", functools.partial(batched, passes, every[:n], arguments.runs))
     once("lowered: bfloat16", functools.partial(lowered, model, every, arguments.masks))

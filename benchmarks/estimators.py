@@ -62,7 +62,7 @@ PLANS: Mapping[str, Sequence[Bank]] = {
     "lite0": [
         Bank("independent", 0, FEWER),
         Bank("independent", 1, FEW),
-        Bank("sobol", 0, FEW),
+        Bank("sobol", 0, (*FEW, 1500)),
         Bank("sobol", 1, FEW),
     ],
 }
