@@ -60,6 +60,7 @@ bench: $(VENV)/.dev postgresql  ## measured tables, written to benchmarks/result
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race_honesty
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race_overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.workers
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.planted_segments
 
 $(VENV)/.zoo: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --editable '.[zoo]'

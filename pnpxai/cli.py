@@ -164,7 +164,7 @@ def _space(space: BaseDistribution | type[Tunable]) -> str:
     if isinstance(space, FloatDistribution | IntDistribution):
         return f"{space.low:g}–{space.high:g}"
     if isinstance(space, type) and issubclass(space, Role):
-        return " | ".join(space.REGISTRY)
+        return " | ".join(space.names())
     return getattr(space, "__name__", str(space))
 
 

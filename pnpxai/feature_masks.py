@@ -19,11 +19,13 @@ from pnpxai.tunable import Role
 
 
 class FeatureMaskFunction(Role):
-    """Groups the positions of inputs into features; the channels of a position always share one."""
+    """Groups the positions of inputs into features; the channels of a position share one unless it says otherwise."""
 
     @abstractmethod
     def __call__(self, inputs: Tensor) -> Tensor:
         """Feature ids ``(n, *positions)`` of ``inputs`` ``(n, c, *positions)``: whole numbers from 0, none left out.
+
+        Of features that differ between channels, ids ``(n, c, *positions)``.
 
         Ids of each sample from itself alone.
 
@@ -60,19 +62,23 @@ class Grid(FeatureMaskFunction):
     Features ``(n, d)`` have no order in which they could be neighbours: each stands alone, whatever the ``size``.
 
     Args:
-        size: cells along each axis; larger makes smaller features.
+        size: cells along each axis, or positions, if those are fewer; larger makes smaller features.
+        by_channel: each channel in each cell is a feature of its own, such as one sensor in one segment of time.
 
     Example:
         >>> Grid(2)(torch.zeros(1, 3, 2, 4)).tolist(), Grid(2)(torch.zeros(1, 3)).tolist()
         ([[[0, 0, 1, 1], [2, 2, 3, 3]]], [[0, 1, 2]])
+        >>> Grid(2, by_channel=True)(torch.zeros(1, 2, 4)).tolist()
+        [[[0, 0, 1, 1], [2, 2, 3, 3]]]
     """
 
     NAME = "grid"
     TUNABLES = {"size": IntDistribution(3, 16)}
     LIMITS = {"size": WholeWithin(1)}
 
-    def __init__(self, size: int = 7) -> None:
+    def __init__(self, size: int = 7, by_channel: bool = False) -> None:
         self.size = size
+        self.by_channel = by_channel
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """The same cells for every sample.
@@ -88,7 +94,47 @@ class Grid(FeatureMaskFunction):
             )
         alone = torch.arange(inputs.shape[1])
         cells = (alone if inputs.ndim == 2 else grid_cells(inputs.shape[2:], self.size)).to(inputs.device)
+        if self.by_channel and inputs.ndim > 2:
+            first = alone.to(inputs.device).reshape(-1, *[1] * cells.ndim) * (cells.max() + 1)
+            cells = first + cells
         return cells.expand(len(inputs), *cells.shape).clone()
+
+
+class Groups(FeatureMaskFunction):
+    """Columns of a table ``(n, d)`` that are one feature, such as the one-hot columns of a category.
+
+    Args:
+        groups: the columns of each group, by number; a column of none stands alone.
+
+    Example:
+        >>> Groups([[1, 3]])(torch.zeros(1, 5)).tolist()
+        [[0, 1, 2, 1, 3]]
+    """
+
+    NAME = "groups"
+
+    def __init__(self, groups: Sequence[Sequence[int]]) -> None:
+        self.groups = groups
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The same groups for every sample, in the order of their first columns.
+
+        Raises:
+            InputError: inputs that are no table.
+            ParameterError: a column that is not there, or is in two groups.
+        """
+        if inputs.ndim != 2:
+            raise InputError("features (n, d) for Groups", f"shape {tuple(inputs.shape)}", "Use Grid for positions.")
+        d, columns = inputs.shape[1], [column for group in self.groups for column in group]
+        if len(set(columns)) < len(columns) or not all(0 <= column < d for column in columns):
+            raise ParameterError(
+                f"groups of columns from 0 to {d - 1}, each in one group at most", f"{self.groups}", "Correct them."
+            )
+        first = torch.arange(d)
+        for group in self.groups:
+            first[list(group)] = min(group, default=0)
+        ids: Tensor = ((first == torch.arange(d)).cumsum(0) - 1)[first].to(inputs.device)
+        return ids.expand(len(inputs), d).clone()
 
 
 class _Superpixels(FeatureMaskFunction):
@@ -231,7 +277,8 @@ def feature_mask_for(feature_mask_fn: FeatureMask, inputs: Tensor) -> Tensor:
         inputs: ``(n, d)`` or ``(n, c, *positions)``.
 
     Returns:
-        Ids ``(n, d)`` or ``(n, *positions)``; in each sample whole numbers from 0, none left out.
+        Ids ``(n, d)``, ``(n, *positions)`` or ``(n, c, *positions)``; in each sample whole numbers from 0, none left
+        out.
 
     Raises:
         UnknownNameError: a name that is no feature mask.
@@ -245,11 +292,12 @@ def feature_mask_for(feature_mask_fn: FeatureMask, inputs: Tensor) -> Tensor:
     chosen = "grid" if feature_mask_fn is None else feature_mask_fn
     made = (chosen if callable(chosen) else FeatureMaskFunction.resolve(chosen))(inputs)
     wanted = (len(inputs), *inputs.shape[1 if inputs.ndim == 2 else 2 :])
-    if not isinstance(made, Tensor) or tuple(made.shape) != wanted or made.is_floating_point() or made.is_complex():
+    fits = isinstance(made, Tensor) and tuple(made.shape) in (wanted, tuple(inputs.shape))
+    if not fits or made.is_floating_point() or made.is_complex():
         shown = f"{tuple(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
         raise ParameterError(
             f"whole numbers of shape {wanted} from the feature mask, for inputs of shape {tuple(inputs.shape)}",
             shown,
-            "Return the number of the feature of each position; the channels of a position share one.",
+            "Return the number of the feature of each position, or of each channel at each position.",
         )
     return torch.stack([each.unique(return_inverse=True)[1] for each in made]).to(inputs.device)

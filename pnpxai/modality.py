@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
-from pnpxai.baselines import BaselineFunction, Blur, Invert, Mean, Zeros
+from pnpxai.baselines import BaselineFunction, Blur, Invert, Marginal, Mean, Zeros
 from pnpxai.errors import InputError, unknown_name
-from pnpxai.feature_masks import SLIC, FeatureMaskFunction, Felzenszwalb, Grid, Quickshift
+from pnpxai.feature_masks import SLIC, FeatureMaskFunction, Felzenszwalb, Grid, Groups, Quickshift
 from pnpxai.postprocess import (
     L2,
     Identity,
@@ -24,8 +24,9 @@ from pnpxai.postprocess import (
     Sum,
     SumOfAbsolutes,
 )
-from pnpxai.tunable import Role, Tunable
+from pnpxai.tunable import Role, Tunable, constructor_parameters
 
+T = TypeVar("T", bound=Tunable)
 _POOLINGS = (Sum(), SumOfAbsolutes(), MaxOfAbsolutes(), L2(), PositivePart())
 _NORMALIZATIONS = (Identity(), MinMax(), MaxAbsolute())
 
@@ -51,6 +52,17 @@ class Modality(Tunable, ABC):
     def candidates(self) -> dict[type[Tunable], Sequence[Tunable]]:
         """Role to candidates, as `pnpxai.tunable.suggest` takes them."""
         return {role: list(objects) for role, objects in self.CANDIDATES.items()}
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """Arguments that these data settle for explainers and metrics which come without settings."""
+        return {}
+
+    def settled(self, made: T) -> T:
+        """``made`` with those of its arguments that these data settle."""
+        own = constructor_parameters(type(made))
+        changed = {name: value for name, value in self.usual.items() if name in own}
+        return made.set_kwargs(**changed) if changed else made
 
     @property
     def postprocessor(self) -> PostProcessor:
@@ -104,6 +116,18 @@ class TimeSeries(Modality):
     }
 
 
+class Spectrum(Modality):
+    """Spectra ``(n, 2, c, f)`` of series, real and imaginary parts in dimension 1 (see `pnpxai.spectrum`)."""
+
+    NDIM = 4
+    CANDIDATES = {
+        BaselineFunction: (Zeros(),),
+        FeatureMaskFunction: (Grid(),),
+        PoolingFunction: _POOLINGS,
+        NormalizationFunction: _NORMALIZATIONS,
+    }
+
+
 class Text(Modality):
     """Text: token ids ``(n, t)``, explained by their embeddings ``(n, d, t)``, or embeddings of your own ``(n, t, d)``.
 
@@ -123,13 +147,57 @@ class Text(Modality):
 
 
 class Tabular(Modality):
-    """Feature vectors ``(n, d)``."""
+    """Feature vectors ``(n, d)``.
+
+    Zero stands for absence where columns are standardised. Of raw columns it may be a value that no row has: give a
+    ``background``, whose rows then stand for absence wherever explainers and metrics come without settings.
+
+    Args:
+        channel_dim: None; columns have no channels.
+        background: rows ``(m, d)``, such as a hundred training samples: what `Marginal` takes absent columns from, and
+            references for methods that compare with several.
+        groups: columns that are one feature, such as the one-hot columns of a category, for methods that take features
+            of several columns (`Groups`).
+        names: of the columns, for the report.
+
+    Example:
+        >>> import torch
+        >>> Tabular(background=torch.rand(5, 3)).candidates[BaselineFunction][0].NAME
+        'marginal'
+    """
 
     NDIM = 2
     CANDIDATES = {BaselineFunction: (Zeros(), Mean()), NormalizationFunction: _NORMALIZATIONS}
 
-    def __init__(self, channel_dim: int | None = None) -> None:
+    def __init__(
+        self,
+        channel_dim: int | None = None,
+        background: Tensor | None = None,
+        groups: Sequence[Sequence[int]] = (),
+        names: Sequence[str] = (),
+    ) -> None:
         super().__init__(channel_dim)
+        self.background = background
+        self.groups = groups
+        self.names = names
+
+    @property
+    def candidates(self) -> dict[type[Tunable], Sequence[Tunable]]:
+        """Role to candidates; with a background it alone stands for absence."""
+        found = super().candidates
+        if self.background is not None:
+            found[BaselineFunction] = [Marginal(self.background)]
+        if self.groups:
+            found[FeatureMaskFunction] = [Groups(self.groups)]
+        return found
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """The background and the groups, if there are any."""
+        found: dict[str, Any] = {}
+        if self.background is not None:
+            found |= {"baseline_fn": Marginal(self.background), "background": self.background}
+        return found | ({"feature_mask_fn": Groups(self.groups)} if self.groups else {})
 
 
 ImageModality = Image
@@ -141,6 +209,7 @@ MODALITIES: dict[str, type[Modality]] = {
     "image": Image,
     "volume": Volume,
     "time_series": TimeSeries,
+    "spectrum": Spectrum,
     "text": Text,
     "tabular": Tabular,
 }

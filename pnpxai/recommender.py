@@ -143,7 +143,7 @@ def recommend(
     fitting: list[Explainer] = []
     rejected: dict[str, str] = {}
     runs: dict[str, DryRun] = {}
-    for each in explainers_for(model, explainers, forward_arg_extractor, additional_forward_arg_extractor):
+    for each in explainers_for(model, explainers, forward_arg_extractor, additional_forward_arg_extractor, kind):
         name = type(each).__name__
         reason = unread(each) or unmet(type(each), architecture, explained)
         if reason is None and inputs is not None and dry_run:
@@ -165,8 +165,11 @@ def explainers_for(
     explainers: Iterable[ExplainerLike] | None,
     forward_arg_extractor: Extractor | None = None,
     additional_forward_arg_extractor: Extractor | None = None,
+    modality: Modality | None = None,
 ) -> list[Explainer]:
     """Explainers on ``model`` from names, classes or instances; all that are registered for None.
+
+    Names and classes are set up as the modality settles it; instances stay as they are.
 
     Raises:
         UnknownNameError: a name that is no explainer.
@@ -182,6 +185,7 @@ def explainers_for(
             each = EXPLAINERS[each]
         if isinstance(each, type) and issubclass(each, Explainer):
             each = each(model, forward_arg_extractor, additional_forward_arg_extractor)
+            each = each if modality is None else modality.settled(each)
         if not isinstance(each, Explainer):
             raise unknown_name("explainer", each, EXPLAINERS)
         if not same_model(each.model, model):

@@ -101,6 +101,14 @@ def test_the_feature_that_decides_is_found(kind: str) -> None:
     assert importance.argmax(1).tolist() == [2] * len(x)
 
 
+def test_single_numbers_are_no_embeddings_and_similar_by_a_function_alone() -> None:
+    x, model = inputs(), lambda batch: batch.numpy()[:, 2]
+    with pytest.raises(ModelError, match="embedding"):
+        RELAX(model, n_masks=8).attribute(x)
+    near = RELAX(model, n_masks=256, similarity=lambda one, other: -(one - other)[:, 0].abs())
+    assert near.attribute(x).argmax(1).tolist() == [2] * len(x)
+
+
 @pytest.mark.parametrize("cls", [RISE, RELAX])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_function_is_explained_like_the_network_that_computes_the_same(

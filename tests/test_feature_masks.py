@@ -13,6 +13,7 @@ from pnpxai.feature_masks import (
     FeatureMaskFunction,
     Felzenszwalb,
     Grid,
+    Groups,
     Quickshift,
     feature_mask_for,
     grid_cells,
@@ -33,12 +34,12 @@ def picture(n: int = 2, c: int = 3, size: int = 48) -> Tensor:
 
 
 def test_the_names() -> None:
-    names = {"grid": Grid, "slic": SLIC, "felzenszwalb": Felzenszwalb, "quickshift": Quickshift}
+    names = {"grid": Grid, "slic": SLIC, "felzenszwalb": Felzenszwalb, "quickshift": Quickshift, "groups": Groups}
     assert names == FeatureMaskFunction.REGISTRY
     assert FeatureMaskFunction.resolve("slic") == SLIC()
 
 
-@pytest.mark.parametrize("name", sorted(FeatureMaskFunction.REGISTRY))
+@pytest.mark.parametrize("name", ["grid", "slic", "felzenszwalb", "quickshift"])
 @pytest.mark.parametrize("c", [1, 2, 3, 4])
 def test_ids_count_from_zero_and_each_image_stands_alone(name: str, c: int) -> None:
     function, x = FeatureMaskFunction.resolve(name), picture(2, c)
@@ -125,6 +126,14 @@ def test_a_grid_over_volumes_and_none_over_features() -> None:
         Grid()(batch(5))
 
 
+def test_each_channel_in_each_cell() -> None:
+    ids = Grid(3, by_channel=True)(batch(2, 2, 7))
+    assert ids.tolist() == [[[0, 0, 0, 1, 1, 2, 2], [3, 3, 3, 4, 4, 5, 5]]] * 2
+    assert torch.equal(feature_mask_for(Grid(3, by_channel=True), batch(2, 2, 7)), ids)
+    assert Grid(2, by_channel=True)(batch(1, 3, 4, 4)).flatten(1).unique().tolist() == list(range(12))
+    assert torch.equal(Grid(by_channel=True)(batch(2, 5)), Grid()(batch(2, 5)))
+
+
 def test_a_feature_mask_by_name_object_function_or_none() -> None:
     x = picture(2)
     for each in (None, "grid", Grid(), lambda inputs: 3 - 2 * (48 - Grid()(inputs))):
@@ -134,7 +143,7 @@ def test_a_feature_mask_by_name_object_function_or_none() -> None:
     assert uneven.tolist() == [[0, 1, 1], [1, 0, 2]]
     with pytest.raises(UnknownNameError, match="slic"):
         feature_mask_for("slik", x)
-    for wrong in (torch.zeros(2, 3, 48, 48, dtype=torch.long), torch.zeros(2, 48, 48), None):
+    for wrong in (torch.zeros(2, 1, 48, 48, dtype=torch.long), torch.zeros(2, 48, 48), None):
         with pytest.raises(ParameterError, match=r"whole numbers of shape \(2, 48, 48\)"):
             feature_mask_for(lambda _, wrong=wrong: wrong, x)
 

@@ -26,7 +26,7 @@ ORDER: list[set[str]] = [
     {"forward"},
     {"watch"},
     {"modules"},
-    {"baselines", "feature_masks", "postprocess"},
+    {"baselines", "feature_masks", "postprocess", "spectrum"},
     {"relevance"},
     {"explainers"},
     {"metrics"},

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import importlib.util
 import runpy
 from pathlib import Path
 
 import pytest
+from scipy import stats
+from torch import Tensor
 
+from pnpxai.baselines import Marginal
 from pnpxai.explainers import EXPLAINERS
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
@@ -12,6 +16,11 @@ TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
 def run(name: str) -> object:
     return runpy.run_path(str(TUTORIALS / name))["main"]()
+
+
+def more(named: Tensor, at_random: Tensor) -> float:
+    """How sure it is that what is named matters more than what is not: Wilcoxon's signed rank test, one-sided."""
+    return float(stats.wilcoxon(named.double(), at_random.double(), alternative="greater").pvalue)
 
 
 def test_every_tutorial_is_tested() -> None:
@@ -75,3 +84,29 @@ def test_the_race() -> None:
     assert scores[0] > scores[1] - 0.005
     best = max(each.values["localisation"] for each in raced.trials)
     assert raced.pareto("localisation").front[0].values["localisation"] == best
+
+
+@pytest.mark.skipif(importlib.util.find_spec("aeon") is None, reason="the series come with aeon")
+def test_time_series() -> None:
+    for result, named, elsewhere in run("08_time_series.py").values():
+        assert len(named) == 28 or len(named) == 68
+        assert not set(result.tuning_index) & set(result.holdout_index)
+        assert more(named, elsewhere) < 1e-3
+        assert named.mean() > 2 * elsewhere.mean()
+
+
+def test_tables() -> None:
+    for result, named, at_random in run("09_tables.py").values():
+        assert len(named) == 48
+        assert isinstance(result.metric.baseline_fn, Marginal)
+        assert more(named, at_random) < 1e-3
+        assert named.mean() > 2 * at_random.mean()
+
+
+def test_digits_vit() -> None:
+    result, recommendation, named, at_random = run("10_digits_vit.py")
+    offered = {type(each).__name__ for each in recommendation.explainers}
+    assert {"AttentionRollout", "TransformerAttribution", "GradCam"} <= offered
+    assert len(named) == len(result.holdout_index) == 24
+    assert more(named, at_random) < 1e-3
+    assert named.mean() > at_random.mean() + 0.1

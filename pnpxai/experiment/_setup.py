@@ -146,7 +146,11 @@ class Setup:
         if self.chosen_explainers is None:
             return list(self.recommendation.explainers)
         return explainers_for(
-            self.model, self.chosen_explainers, self.forward_arg_extractor, self.additional_forward_arg_extractor
+            self.model,
+            self.chosen_explainers,
+            self.forward_arg_extractor,
+            self.additional_forward_arg_extractor,
+            self.modality,
         )
 
     @cached_property
@@ -162,6 +166,7 @@ class Setup:
         made = []
         for each in self.DEFAULT_METRICS if self.chosen_metrics is None else self.chosen_metrics:
             metric = metric_for(each, self.model, self.forward_arg_extractor, self.additional_forward_arg_extractor)
-            given = isinstance(each, Metric)
-            made.append(metric if given else metric.set_kwargs(channel_dim=self.modality.channel_dim))
+            if not isinstance(each, Metric):
+                metric = self.modality.settled(metric.set_kwargs(channel_dim=self.modality.channel_dim))
+            made.append(metric)
         return made

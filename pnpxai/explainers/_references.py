@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from pnpxai.baselines import Baseline, BaselineFunction, baseline_for
+from pnpxai.baselines import Baseline, BaselineFunction, Marginal, baseline_for
 from pnpxai.errors import ParameterError
 
 Background: TypeAlias = (
@@ -52,9 +52,9 @@ def references_for(background: Background, inputs: tuple[Tensor, ...]) -> Refere
     """The references of inputs.
 
     Args:
-        background: tensors ``(m, …)``, one for each input, row ``i`` of all of them being reference ``i``; a baseline,
-            its name, a number or a function, which make one reference of each sample; or None for what each sample
-            makes of itself by `OF_POSITIONS` or `OF_FEATURES`.
+        background: tensors ``(m, …)``, one for each input, row ``i`` of all of them being reference ``i``; the rows of
+            `Marginal`; a baseline, its name, a number or a function, which make one reference of each sample; or None
+            for what each sample makes of itself by `OF_POSITIONS` or `OF_FEATURES`.
         inputs: what is explained, each ``(n, …)``.
 
     Raises:
@@ -65,6 +65,8 @@ def references_for(background: Background, inputs: tuple[Tensor, ...]) -> Refere
         >>> found.rows(torch.tensor([0, 0]), torch.tensor([0, 1]))[0].tolist()
         [[0.0, 0.0], [3.0, 3.0]]
     """
+    if isinstance(background, Marginal):
+        background = background.background
     if isinstance(background, Tensor | tuple | list):
         return References(inputs, _checked(background, inputs), shared=True)
     own = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pnpxai.baselines import Baseline, baseline_for
+from pnpxai.baselines import Baseline, FromBackground, baseline_for
 from pnpxai.explainers._masked_scores import finite
 from pnpxai.feature_masks import FeatureMask, feature_mask_for
 from pnpxai.forward import Request
@@ -23,15 +23,16 @@ class CoalitionScores:
 
     Attributes:
         request: the samples.
-        features: which feature each position belongs to, ``(n, *positions)``.
-        baseline: what stands for absence, of the samples' shape.
+        features: which feature each position belongs to, ``(n, *positions)``, or of the samples' shape where it
+            differs between channels.
+        baseline: what stands for absence, of the samples' shape; or the rows it comes from, whose mean score counts.
         score: what is asked of the model's outputs.
         known: number of features ``d`` to the scores of the samples that have as many, ``(k, m)``; float64, on the CPU.
     """
 
     request: Request
     features: Tensor
-    baseline: Tensor
+    baseline: Tensor | FromBackground
     score: Score
     known: Mapping[int, Tensor]
 
@@ -48,6 +49,9 @@ class CoalitionScores:
         features = feature_mask_for(feature_mask_fn, x)
         counts = (features.flatten(1).amax(1) + 1).tolist()
         known = {d: torch.empty(counts.count(d), 0, dtype=torch.float64) for d in sorted(set(counts))}
+        if isinstance(baseline_fn, FromBackground):
+            baseline_fn.checked(x)
+            return cls(request, features, baseline_fn, score, known)
         return cls(request, features, baseline_for(baseline_fn, x), score, known)
 
     def samples(self, d: int) -> Tensor:
@@ -67,32 +71,42 @@ class CoalitionScores:
 
     def _ask(self, d: int, coalitions: Tensor) -> Tensor:
         x, samples = self.request.input, self.samples(d)
-        k, m = len(samples), len(coalitions)
-        found = torch.empty(k, m, dtype=torch.float64)
-        ids = self.features[samples].flatten(1)  # (k, p)
+        k, r = len(samples), self.baseline.n_rows if isinstance(self.baseline, FromBackground) else 1
+        found = torch.zeros(k * len(coalitions), dtype=torch.float64)
 
         def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
-            rows = torch.arange(start, stop)
-            present = coalitions[rows // k].to(x.device).gather(1, ids[(rows % k).to(x.device)])
-            index = samples[(rows % k).to(x.device)]
-            shape = (len(rows), *((1,) if x.ndim > 2 else ()), *self.features.shape[1:])
-            return [torch.where(present.reshape(shape), x[index], self.baseline[index])], index
+            items = torch.arange(start, stop)
+            pairs = items // r  # of a coalition and a sample
+            index = samples[(pairs % k).to(x.device)]
+            present = coalitions[pairs // k].to(x.device).gather(1, self.features[index].flatten(1))
+            shape = (len(items), *(1,) * (x.ndim - self.features.ndim), *self.features.shape[1:])
+            present = present.reshape(shape)
+            return [torch.where(present, x[index], self._absent(index, present, pairs, items % r))], index
 
         def read(start: int, stop: int, outputs: Tensor) -> None:
-            rows = torch.arange(start, stop)
-            index = samples[(rows % k).to(x.device)]
+            pairs = torch.arange(start, stop) // r
+            index = samples[(pairs % k).to(x.device)]
             scores = finite(select(outputs, self.request.targets_for(index), self.score))
-            found[rows % k, rows // k] = scores.cpu().double()
+            found.index_add_(0, pairs, scores.cpu().double() / r)
 
-        self.request.stream(k * m, build, read)
-        return found
+        self.request.stream(len(found) * r, build, read)
+        return found.reshape(-1, k).T
+
+    def _absent(self, index: Tensor, present: Tensor, pairs: Tensor, turns: Tensor) -> Tensor:
+        """What stands in for what is not ``present`` of samples ``index``, the rows of a pair found once."""
+        if isinstance(self.baseline, Tensor):
+            return self.baseline[index]
+        x = self.request.input
+        fresh = torch.cat([torch.tensor([True]), pairs[1:] > pairs[:-1]]).to(x.device)
+        rows = self.baseline.rows(x[index[fresh]], present[fresh])
+        return self.baseline.checked(x)[rows[fresh.cumsum(0) - 1, turns.to(x.device)]]
 
     def maps(self, effects: Mapping[int, Tensor]) -> Tensor:
-        """The effect of each position's feature: ``(n, 1, *positions)`` or ``(n, d)``, from ``(k, d)`` for each."""
+        """The effect of each position's feature, from ``(k, d)`` for each: ``(n, d)``, or with channels, or one."""
         x = self.request.input
         made = torch.empty(self.features.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         for d, each in effects.items():
             samples = self.samples(d)
             values = each.to(made.dtype).to(made.device).gather(1, self.features[samples].flatten(1))
             made[samples] = values.reshape(len(samples), *self.features.shape[1:])
-        return made if x.ndim == 2 else made[:, None]
+        return made if made.ndim == x.ndim else made[:, None]

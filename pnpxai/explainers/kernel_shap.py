@@ -30,9 +30,10 @@ class KernelShap(Explainer):
     together, once they are ``d - 1`` independent ones; and there is none in any model once they are all ``2^d - 2``
     coalitions. With fewer pairs than ``d - 1`` the values are the most equal ones that fit.
 
-    Maps: ``(n, d)``, ``(n, 1, t)``, ``(n, 1, h, w)`` or ``(n, 1, d, h, w)``, signed. A position has the value of its
-    whole feature, so that it is features, not positions, whose values add up. A chunk of changed inputs is in memory at
-    once; beside it a byte for each feature and eight for each sample stay of a coalition.
+    Maps: ``(n, d)``, ``(n, 1, t)``, ``(n, 1, h, w)`` or ``(n, 1, d, h, w)``, signed, or of the inputs' shape if
+    channels have features of their own. A position has the value of its whole feature, so that it is features, not
+    positions, whose values add up. A chunk of changed inputs is in memory at once; beside it a byte for each feature
+    and eight for each sample stay of a coalition.
 
     Args:
         model: as for `Explainer`.
@@ -43,9 +44,12 @@ class KernelShap(Explainer):
             correlation with the map of 60,000 was .95 at 128, .996 at 512 and .999 at 2,048; of the map of its
             probability .55, .91 and .98.
         feature_mask_fn: what makes features of positions: a name, an object, or a function from inputs to feature
-            numbers ``(n, *positions)``. ``"grid"``, or None, makes 7 cells along each axis, and leaves each feature of
-            ``(n, d)`` alone. More and smaller features show more detail, and need more samples.
-        baseline_fn: what stands for absence: a name, number, tensor or function.
+            numbers ``(n, *positions)``, or of the inputs' shape. ``"grid"``, or None, makes 7 cells along each axis,
+            and leaves each feature of ``(n, d)`` alone. More and smaller features show more detail, and need more
+            samples.
+        baseline_fn: what stands for absence: a name, number, tensor or function. Rows of data, `Marginal` for the
+            interventional Shapley values or `Conditional` for the observational ones, are asked about one by one for
+            each coalition, and their scores averaged.
         score: ``"logit"`` for the output itself, ``"probability"`` for its softmax.
         seed: names the coalitions, which samples with as many features share; a larger ``n_samples`` adds to them.
 

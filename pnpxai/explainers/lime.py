@@ -58,7 +58,7 @@ class Lime(Explainer):
         feature_mask_fn: what makes features of positions: a name, an object, or a function from inputs to feature
             numbers ``(n, *positions)``. ``"grid"``, or None, makes 7 cells along each axis, and leaves each feature of
             ``(n, d)`` alone. More and smaller features show more detail, and need more samples.
-        baseline_fn: what stands for absence: a name, number, tensor or function.
+        baseline_fn: what stands for absence: a name, number, tensor or function, or rows of data (see `KernelShap`).
         score: ``"probability"`` for the softmax of the outputs, ``"logit"`` for the output itself.
         kernel_width: ``σ``; smaller looks at samples with more of the features, and is noisier.
         similarity: which distance.

@@ -221,7 +221,7 @@ def similarity_for(similarity: str | SimilarityFunction) -> SimilarityFunction:
 
 def _rows(outputs: Tensor) -> Tensor:
     """One representation a row, ``(m, e)``, in single precision at least: similarities hardly differ."""
-    return outputs.flatten(1).to(torch.promote_types(outputs.dtype, torch.float32))
+    return outputs.reshape(len(outputs), -1).to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def _compare(similarity: SimilarityFunction, representations: Tensor, references: Tensor) -> Tensor:

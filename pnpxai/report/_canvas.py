@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pnpxai.modality import Image, Modality, Tabular, Text, Volume
+from pnpxai.modality import Image, Modality, Spectrum, Tabular, Text, Volume
 from pnpxai.postprocess import channel_axis
 from pnpxai.report._colour import Array, as_photograph, overlay, scale_of, stretched
 from pnpxai.report._pictures import bars_png, photograph_png, series_png
@@ -41,7 +41,8 @@ class Canvas:
 
     Attributes:
         modality: decides between overlay, series and bars.
-        ground: a photograph ``(h, w, 3)``, the middle plane of a volume, a series ``(t, c)`` or features ``(d,)``.
+        ground: a photograph ``(h, w, 3)``, the middle plane of a volume, a spectrum's amplitudes, a series ``(t, c)``
+            or features ``(d,)``.
         note: how the ground was made.
     """
 
@@ -65,6 +66,9 @@ class Canvas:
             if image is None:
                 return cls(modality, stretched(array), "as the model sees it, stretched to the full range")
             return cls(modality, as_photograph(image, array.shape[:2]), "as the model sees it")
+        if isinstance(modality, Spectrum):
+            amplitudes = _tall((array**2).sum(-1) ** 0.5)[..., None]
+            return cls(modality, stretched(amplitudes), "amplitudes, frequencies from left to right, a row a channel")
         if isinstance(modality, Text):
             return cls(modality, (array**2).sum(-1) ** 0.5, "length of each token's vector")
         return cls(modality, array[:, None] if array.ndim == 1 and axis is None and not _flat(modality) else array, "")
@@ -72,24 +76,33 @@ class Canvas:
     def draw(self, values: Array | None = None) -> str:
         """The input, or a map of it."""
         scale = None if values is None else scale_of(values)
-        if isinstance(self.modality, Image | Volume):
+        if isinstance(self.modality, Image | Volume | Spectrum):
             if values is None or scale is None:
                 return photograph_png(self.ground)
             plane = values[len(values) // 2] if isinstance(self.modality, Volume) else values
+            plane = _tall(plane) if isinstance(self.modality, Spectrum) else plane
             return photograph_png(overlay(plane, self.ground, scale))
         if _flat(self.modality):
-            return bars_png(self.ground if values is None else values, scale)
+            names = self.modality.names if isinstance(self.modality, Tabular) else ()
+            fit = len(names) == len(self.ground)
+            return bars_png(self.ground if values is None else values, scale, names if fit else None)
         return series_png(self.ground, values, scale)
 
     @property
     def coarse(self) -> bool:
         """Whether this is a picture of few pixels."""
-        return isinstance(self.modality, Image | Volume) and max(self.ground.shape[:2]) <= COARSE
+        return isinstance(self.modality, Image | Volume | Spectrum) and max(self.ground.shape[:2]) <= COARSE
 
     def tile(self, title: str, note: str, values: Tensor, score: float | None) -> Tile:
         """A map of the input, with its scale in words."""
         array: Array = values.detach().cpu().double().numpy()
         return Tile(title, note, self.draw(array), str(scale_of(array)), score)
+
+
+def _tall(values: Array) -> Array:
+    """Rows ``(c, f)`` repeated until a picture of them can be read."""
+    channels, frequencies = values.shape
+    return values.repeat(max(1, frequencies // (4 * channels)), 0)
 
 
 def _flat(modality: Modality) -> bool:

@@ -267,7 +267,13 @@ class Role(Tunable):
             return value
         if isinstance(value, str) and value in cls.REGISTRY:
             return cls.REGISTRY[value]()  # type: ignore[return-value]  # the registry of R holds subclasses of R
-        raise unknown_name(cls.__name__, value, cls.REGISTRY)
+        raise unknown_name(cls.__name__, value, cls.names())
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names that say all there is to say: of listed classes that need no arguments, such as data."""
+        needed = {name: constructor_parameters(each).values() for name, each in cls.REGISTRY.items()}
+        return [name for name, each in needed.items() if all(one.default is not one.empty for one in each)]
 
 
 def to_json(value: Any) -> Any:

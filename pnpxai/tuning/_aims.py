@@ -14,6 +14,7 @@ from pnpxai.callables import Model
 from pnpxai.errors import ParameterError, PnPXAIError, unknown_name
 from pnpxai.explainers import Explainer
 from pnpxai.metrics import METRICS, Complexity, Metric, RelevanceMass, Sensitivity, metric_for
+from pnpxai.modality import Modality
 from pnpxai.postprocess import PostProcessor
 from pnpxai.tuning._maps import Samples
 
@@ -56,7 +57,7 @@ class Aim:
 def aims_for(
     aims: Sequence[str | type[Metric] | Metric] | None,
     model: Model,
-    channel_dim: int | None,
+    modality: Modality,
     regions: Tensor | None,
     forward_arg_extractor: Extractor | None = None,
     additional_forward_arg_extractor: Extractor | None = None,
@@ -70,7 +71,7 @@ def aims_for(
     shared: Mapping[str, Any] = {
         "forward_arg_extractor": forward_arg_extractor,
         "additional_forward_arg_extractor": additional_forward_arg_extractor,
-        "channel_dim": channel_dim,
+        "channel_dim": modality.channel_dim,
     }
     made: list[Aim] = []
     usual = ("complexity", "stability", *(("localisation",) if regions is not None else ()))
@@ -89,7 +90,8 @@ def aims_for(
             raise unknown_name("aim", each, ("complexity", "stability", "localisation", *METRICS))
         else:
             metric = metric_for(each, model, forward_arg_extractor, additional_forward_arg_extractor)
-            metric = metric if isinstance(each, Metric) else metric.set_kwargs(channel_dim=channel_dim)
+            if not isinstance(each, Metric):
+                metric = modality.settled(metric.set_kwargs(channel_dim=modality.channel_dim))
             made.append(Aim(type(metric).__name__, metric))
     return made
 

@@ -47,14 +47,10 @@ def other_metric(
     kind = AbPC if isinstance(metric, MuFidelity) else MuFidelity
     own = getattr(metric, "baseline_fn", None)
     used = own if isinstance(own, str) else getattr(own, "NAME", None)
-    others = [each for each in modality.CANDIDATES.get(BaselineFunction, ()) if used != each.NAME]
-    preferred = sorted(others, key=lambda each: each.NAME != "blur")
+    listed = [each for each in modality.candidates.get(BaselineFunction, ()) if isinstance(each, BaselineFunction)]
+    preferred = sorted((each for each in listed if used != each.NAME), key=lambda each: each.NAME != "blur")
     options: dict[str, Any] = {"baseline_fn": preferred[0]} if preferred else {}
-    return kind(
-        metric.model,
-        None,
-        forward_arg_extractor,
-        additional_forward_arg_extractor,
-        channel_dim=metric.channel_dim,
-        **options,
+    made = kind(
+        metric.model, None, forward_arg_extractor, additional_forward_arg_extractor, channel_dim=metric.channel_dim
     )
+    return modality.settled(made).set_kwargs(**options)

@@ -81,7 +81,7 @@ def pose(
     explained, tokens, fixed = _resolved(model, inputs, targets, *extractors)
     kind = modality_for(modality, explained, tokens)
     if not isinstance(metric, Metric):
-        scorer = scorer.set_kwargs(channel_dim=kind.channel_dim)
+        scorer = kind.settled(scorer.set_kwargs(channel_dim=kind.channel_dim))
     tuning_index, holdout_index = split(len(explained), holdout, fixed, seed)
     found: Recommendation | None = None
     if explainers is None:
@@ -93,7 +93,7 @@ def pose(
             forward_arg_extractor=forward_arg_extractor,
             additional_forward_arg_extractor=additional_forward_arg_extractor,
         )
-    named = _named(found.explainers if found else explainers_for(model, explainers, *extractors))
+    named = _named(found.explainers if found else explainers_for(model, explainers, *extractors, kind))
     known = model_digest(model, inputs, *extractors) if stored or cache_dir is not None else None
     data = {"model": known, "inputs": to_json(inputs), "targets": to_json(fixed)}
     usual = postprocessor or kind.postprocessor
@@ -106,7 +106,7 @@ def pose(
         tuning_index,
         n_trials,
         Race(len(tuning_index), type(scorer).HIGHER_IS_BETTER, race),
-        aims_for(aims, model, kind.channel_dim, regions, *extractors),
+        aims_for(aims, model, kind, regions, *extractors),
     )
     parts = {
         **data,

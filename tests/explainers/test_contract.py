@@ -217,7 +217,7 @@ def _alternatives(space: BaseDistribution | type[Tunable], default: Any) -> list
     else:
         assert isinstance(space, type)
         assert issubclass(space, Role)
-        values = [each() for each in space.REGISTRY.values()]
+        values = [space.resolve(each) for each in space.names()]
         return [each for each in values if each != space.resolve(default)]
     return [each for each in values if each != default]
 
@@ -259,7 +259,7 @@ def test_a_roles_own_tunables_reach_the_map(cls: type[Explainer], name: str) -> 
     assert issubclass(role, Role)
     inputs = ground.inputs(2)
     reached = 0
-    for candidate in role.REGISTRY.values():
+    for candidate in (role.REGISTRY[each] for each in role.names()):
         for inner, space in candidate.TUNABLES.items():
             values = _alternatives(space, getattr(candidate(), inner))
             least = {other: _low(each) for other, each in candidate.TUNABLES.items() if other != inner}

@@ -48,6 +48,19 @@ def test_with_a_baseline_of_its_own_and_of_a_network_and_its_probability() -> No
         torch.testing.assert_close(found, exact(soft, x, baseline, 2))
 
 
+def test_each_channel_of_each_segment_is_a_feature_of_its_own() -> None:
+    net, x = seeded(TimeCNN()).double(), batch(2, 2, 24, dtype=torch.float64)
+    mask = Grid(3, by_channel=True)
+    found = KernelShap(net, feature_mask_fn=mask).attribute(x, 1)
+    assert found.shape == x.shape
+    for each, maps in zip(x, found, strict=True):
+        ids = mask(x)[0]
+        values = shapley(game(net, each, torch.zeros_like(each), ids, 1), 6)
+        torch.testing.assert_close(maps, values[ids], rtol=1e-9, atol=1e-9)
+    together = KernelShap(net, feature_mask_fn=Grid(3)).attribute(x, 1)
+    assert together.shape == (2, 1, 24)
+
+
 def test_samples_converge_to_the_values_of_the_definition() -> None:
     d = 10
     net, x = Rough(d), 0.4 * batch(2, d, dtype=torch.float64)

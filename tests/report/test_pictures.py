@@ -14,7 +14,14 @@ from torch import nn
 
 import pnpxai
 from pnpxai.metrics import AbPC
-from pnpxai.modality import ImageModality, TextModality, TimeSeriesModality, VolumeModality
+from pnpxai.modality import (
+    ImageModality,
+    Spectrum,
+    TabularModality,
+    TextModality,
+    TimeSeriesModality,
+    VolumeModality,
+)
 from pnpxai.report._canvas import Canvas
 from pnpxai.report._charts import Axis, axis_over, round_values
 from pnpxai.report._colour import Scale, colours, overlay, scale_of, stretched
@@ -102,6 +109,27 @@ def test_many_features_are_drawn_by_the_largest() -> None:
     painted = [(each == [0xC5, 0x1D, 0x28]).all(-1).any() for each in (many, few)]
     assert painted == [True, True]
     assert not (many == few).all()  # other labels, and the note that some are left out
+
+
+def test_columns_have_the_names_the_table_gives_them() -> None:
+    x = torch.tensor([1.0, 2.0])
+    named, other, numbered = (
+        decoded(Canvas.build(x, TabularModality(names=names), None).draw())
+        for names in (["age", "weight"], ["size", "weight"], ["one name"])
+    )
+    assert named.shape == other.shape == numbered.shape
+    assert (named != other).any()
+    assert (numbered == decoded(Canvas.build(x, TabularModality(), None).draw())).all()  # names that do not fit
+
+
+def test_a_spectrum_is_a_picture_of_its_amplitudes() -> None:
+    x = torch.zeros(2, 3, 24)
+    x[:, 1, 5] = torch.tensor([3.0, -4.0])
+    canvas = Canvas.build(x, Spectrum(), None)
+    assert canvas.ground.shape == (6, 24, 3)  # each channel twice, to be tall enough
+    bright = (canvas.ground > 0.99).all(-1).nonzero()
+    assert sorted(zip(*(each.tolist() for each in bright), strict=True)) == [(2, 5), (3, 5)]
+    assert decoded(canvas.draw(x[0].numpy())).shape == (6, 24, 3)
 
 
 def test_text_shows_the_length_of_each_tokens_vector() -> None:
