@@ -1,7 +1,7 @@
 """Which explanation of this PyTorch model can I trust, and with which settings?
 
 Start with `recommend`, then `tune`; `Experiment` runs both over a data set. Explainers are in `pnpxai.explainers`,
-metrics in `pnpxai.metrics`.
+metrics in `pnpxai.metrics`, what may be explained of a model's outputs in `pnpxai.targets`.
 """
 
 from pnpxai.experiment import (
@@ -15,6 +15,17 @@ from pnpxai.experiment import (
 )
 from pnpxai.modules import detect_model_architecture
 from pnpxai.recommender import Recommendation, recommend
+from pnpxai.targets import (
+    BinaryScore,
+    ClassScore,
+    DetectionScore,
+    LabelScore,
+    OutputScore,
+    SegmentationScore,
+    SimilarityToCluster,
+    SimilarityToItem,
+    SimilarityToItself,
+)
 from pnpxai.tuning import TuneResult, tune
 
 __version__ = "0.1.0"
@@ -26,8 +37,17 @@ __all__ = [
     "AutoExplanationForTabularClassification",
     "AutoExplanationForTextClassification",
     "AutoExplanationForVisualQuestionAnswering",
+    "BinaryScore",
+    "ClassScore",
+    "DetectionScore",
     "Experiment",
+    "LabelScore",
+    "OutputScore",
     "Recommendation",
+    "SegmentationScore",
+    "SimilarityToCluster",
+    "SimilarityToItem",
+    "SimilarityToItself",
     "TuneResult",
     "detect_model_architecture",
     "recommend",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pnpxai.errors import InputError, TargetError
 from pnpxai.outputs import TargetFunction
+from pnpxai.targets import Target
 
 Targets: TypeAlias = Tensor | Sequence[int] | int | TargetFunction | None
 Extractor: TypeAlias = Callable[[Any], Any]
@@ -70,11 +71,13 @@ def check_inputs(inputs: Sequence[object], whole: Container[int] = ()) -> None:
 
 
 def check_targets(targets: Targets, n: int, device: torch.device) -> Tensor | TargetFunction | None:
-    """Class indices ``(n,)`` on ``device``, the function given, or None.
+    """Class indices ``(n,)`` or a named target on ``device``, the function given, or None.
 
     Raises:
         TargetError: wrong type or length, or a negative class (one too high is found when the outputs are known).
     """
+    if isinstance(targets, Target):
+        return targets.for_batch(n, device)
     if targets is None or (callable(targets) and not isinstance(targets, Tensor)):
         return targets
     if isinstance(targets, numbers.Integral) and not isinstance(targets, bool):
@@ -83,7 +86,7 @@ def check_targets(targets: Targets, n: int, device: torch.device) -> Tensor | Ta
         targets = torch.as_tensor(targets)
     if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.dtype == torch.bool:
         raise TargetError(
-            "targets as an int, whole numbers (n,), None (the predicted class) or a function of the outputs",
+            "targets as an int, whole numbers (n,), None (the predicted class), one of pnpxai.targets or a function",
             f"{targets.dtype}" if isinstance(targets, Tensor) else type(targets).__name__,
             "Pass class indices, not scores or one-hot rows.",
         )

@@ -10,26 +10,18 @@ from torch import Tensor, nn
 
 from pnpxai.explainers import EXPLAINERS, Explainer
 from pnpxai.photographs import cropped, efficientnet_lite0, imagenet_names, photographs, standardized
-from pnpxai.recommender import ExplainerLike, explainers_for, recommend
+from pnpxai.recommender import ExplainerLike, Recommendation, explainers_for, recommend
 from pnpxai.report import write_report
 from pnpxai.tuning import TuneResult, tune
 from pnpxai.tuning._claims import n_finished
 
-BUDGETS: Mapping[str, int] = {
-    "n_masks": 120,
-    "max_iter": 25,
-    "n_samples": 8,
-    "KernelShap.n_samples": 120,
-    "Lime.n_samples": 120,
-    "n_steps": 12,
-}
-"""What the demo spends at most where an explainer buys accuracy with time; of one explainer where it is named."""
-LEFT_OUT: Mapping[str, str] = {
-    "RELAX": "the demo asks about classes, and it explains the whole output.",
-    "SobolAttribution": "its cheapest map takes over 500 forwards, which the demo's few minutes do not have.",
-    "ExtremalPerturbation": "its cheapest map takes 80 gradients, which the demo's few minutes do not have.",
-}
-"""Explainers the demo does not try, with the reason."""
+OUTPUTS_ONLY = "outputs only"
+"""The name among budgets for any budget of an explainer that asks for outputs alone: it costs a third of a gradient."""
+BUDGETS: Mapping[str, int] = {OUTPUTS_ONLY: 120, "max_iter": 25, "n_samples": 8, "n_steps": 12}
+"""What the demo spends at most where an explainer buys accuracy with time."""
+AFFORDABLE = 240
+"""Forwards that a map may take in the few minutes of the demo, or three times as many as gradients."""
+NOT_OF_CLASSES = "the demo asks about classes, and it explains the outputs as a whole."
 AIMS = ("complexity",)
 """What else the demo measures of each trial: stability would mean to explain most of its few samples again."""
 MODEL_NAME = "EfficientNet-Lite0"
@@ -53,7 +45,8 @@ def run_demo(
         out: the folder to write to.
         names: of the photographs; None for all.
         explainers: to choose from; None for all that explain a class.
-        budgets: tunable in ``BUDGET``, of any explainer or of one as ``Lime.n_samples``, to the most that is spent.
+        budgets: tunable in ``BUDGET``, of any explainer or of one as ``Lime.n_samples``, to the most that is spent;
+            `OUTPUTS_ONLY` for those that ask for no gradients.
         n_trials: finished trials of the study.
         timeout: seconds after which no trial is begun.
         holdout: photographs that judge, as a share or a number.
@@ -106,11 +99,11 @@ def search(
     progress: bool = True,
 ) -> TuneResult:
     """Recommend and tune explainers of the predicted classes within ``budgets``; arguments as for `run_demo`."""
-    tried = [each for each in EXPLAINERS if each not in LEFT_OUT] if explainers is None else explainers
+    tried = [name for name, each in EXPLAINERS.items() if each.OF_TARGETS] if explainers is None else explainers
     affordable = [within(each, budgets) for each in explainers_for(model, tried)]
     recommendation = recommend(model, inputs, explainers=affordable)
     if explainers is None:
-        recommendation = replace(recommendation, rejected={**recommendation.rejected, **LEFT_OUT})
+        recommendation = _in_time(recommendation)
     _say(f"{recommendation}\n", progress)
     result = tune(
         model,
@@ -129,11 +122,27 @@ def search(
     return replace(result, recommendation=recommendation, caveats=caveats)
 
 
+def _in_time(recommendation: Recommendation) -> Recommendation:
+    """Without what the demo has no time for, and with what it has no use for among the rejected."""
+    rejected = {name: NOT_OF_CLASSES for name, each in EXPLAINERS.items() if not each.OF_TARGETS}
+    kept = []
+    for each in recommendation.explainers:
+        name, most = type(each).__name__, AFFORDABLE if each.OUTPUTS_ONLY else AFFORDABLE // 3
+        forwards = recommendation.dry_runs[name].full_forwards
+        if forwards > most:
+            kind = "forwards" if each.OUTPUTS_ONLY else "gradients"
+            rejected[name] = f"its map takes {forwards:.0f} {kind}, which the demo's few minutes do not have."
+        else:
+            kept.append(each)
+    return replace(recommendation, explainers=tuple(kept), rejected={**recommendation.rejected, **rejected})
+
+
 def within(explainer: Explainer, budgets: Mapping[str, int]) -> Explainer:
     """The explainer with each of its budgets lowered to what may be spent."""
     lowered = {}
     for name in type(explainer).BUDGET:
-        most = budgets.get(f"{type(explainer).__name__}.{name}", budgets.get(name))
+        usual = budgets.get(OUTPUTS_ONLY, budgets.get(name)) if explainer.OUTPUTS_ONLY else budgets.get(name)
+        most = budgets.get(f"{type(explainer).__name__}.{name}", usual)
         if most is not None:
             lowered[name] = min(getattr(explainer, name), most)
     return explainer.set_kwargs(**lowered)

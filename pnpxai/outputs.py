@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pnpxai.errors import ModelError, TargetError
+from pnpxai.errors import ModelError, PnPXAIError, TargetError
 
 TargetFunction: TypeAlias = Callable[[Tensor], Tensor]
 Score: TypeAlias = Literal["logit", "probability"]
+
+DETECTED = ("boxes", "labels", "scores")
+"""What a detector, such as one of torchvision, returns of each sample: ``(m, 4)``, ``(m,)`` and ``(m,)``."""
+DETECTION = ("x1", "y1", "x2", "y2", "label", "score")
+"""What the columns of a detector's outputs ``(n, m, 6)`` hold."""
 
 
 def output_tensor(outputs: Any, device: torch.device | None = None) -> Tensor:
     """The tensor to be explained in what a model returned.
 
     A tensor is itself; of a mapping or a Hugging Face ``ModelOutput``, ``logits``, else the first tensor; of a tuple
-    or list, the first tensor. An array is a tensor of its values, on ``device``.
+    or list, the first tensor; of a detector's list of mappings, see `DETECTION`. An array is a tensor of its values, on
+    ``device``.
 
     Raises:
         ModelError: there is no floating-point tensor in it.
     """
+    if isinstance(outputs, tuple | list) and outputs and all(map(_is_detected, outputs)):
+        return _detections(outputs)
     if isinstance(outputs, Mapping):
         found = outputs.get("logits")
         candidates = [found] if isinstance(found, Tensor | np.ndarray) else list(outputs.values())
@@ -43,6 +51,35 @@ def output_tensor(outputs: Any, device: torch.device | None = None) -> Tensor:
         else type(outputs).__name__,
         "Wrap the model so that it returns the tensor to be explained.",
     )
+
+
+def _is_detected(sample: Any) -> bool:
+    return isinstance(sample, Mapping) and all(isinstance(sample.get(each), Tensor) for each in DETECTED)
+
+
+def _detections(samples: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """Detections ``(n, m, 6)``, as many as of the sample with most, and at least one; see `joined`."""
+    rows = []
+    for each in samples:
+        boxes, labels, scores = (each[name] for name in DETECTED)
+        rows.append(torch.cat([boxes, labels[:, None].to(boxes), scores[:, None].to(boxes)], 1)[None])
+    return _as_long(rows)
+
+
+def joined(outputs: Sequence[Tensor]) -> Tensor:
+    """Outputs of all samples, from those of some; detections that are missing have label -1 and score 0."""
+    detected = outputs[0].ndim == 3 and outputs[0].shape[2] == len(DETECTION)
+    return _as_long(outputs) if detected and len({len(each[0]) for each in outputs}) > 1 else torch.cat(list(outputs))
+
+
+def _as_long(detections: Sequence[Tensor]) -> Tensor:
+    longest = max(1, *(each.shape[1] for each in detections))
+    made = []
+    for each in detections:
+        missing = each.new_zeros(len(each), longest - each.shape[1], len(DETECTION))
+        missing[..., DETECTION.index("label")] = -1
+        made.append(torch.cat([each, missing], 1))
+    return torch.cat(made)
 
 
 def probabilities(outputs: Tensor) -> Tensor:
@@ -75,6 +112,8 @@ def select(outputs: Tensor, targets: Tensor | TargetFunction, score: Score = "lo
     if not isinstance(targets, Tensor):
         try:
             chosen = targets(outputs)
+        except PnPXAIError:
+            raise
         except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise TargetError(
                 f"a target function of outputs of shape {tuple(outputs.shape)}",
@@ -99,7 +138,8 @@ def select(outputs: Tensor, targets: Tensor | TargetFunction, score: Score = "lo
         raise TargetError(
             "a target function, for outputs with more than two dimensions",
             f"outputs of shape {tuple(outputs.shape)}",
-            "Pass targets=lambda outputs: … with one score a sample, e.g. outputs[:, 3].mean((1, 2)).",
+            "Take one of pnpxai.targets, such as SegmentationScore, or a function such as "
+            "lambda outputs: outputs[:, 3].mean((1, 2)).",
         )
     k = outputs.shape[1] if outputs.ndim == 2 else 1
     highest = int(targets.max())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from pnpxai.batches import all_finite
 from pnpxai.errors import InputError, ParameterError
 from pnpxai.tunable import Role, Tunable
+
+Maps: TypeAlias = Tensor | tuple[Tensor, ...]
+"""A map ``(n, …)``, or one of each of several inputs; likewise what they are maps of."""
 
 
 def norms(values: Tensor, dim: int) -> Tensor:
@@ -128,7 +132,7 @@ class MaxAbsolute(NormalizationFunction):
 
 
 class PostProcessor(Tunable):
-    """Pooling over channels, then normalisation.
+    """Pooling over channels, then normalisation; of several inputs together, so that their features can be compared.
 
     Args:
         pooling_fn: a `PoolingFunction` or its name.
@@ -152,11 +156,15 @@ class PostProcessor(Tunable):
         self.normalization_fn = normalization_fn
         self.channel_dim = channel_dim
 
-    def __call__(self, maps: Tensor) -> Tensor:
-        """One number a feature: ``(n, h, w)``, ``(n, t)`` or ``(n, d)``."""
-        normalize = NormalizationFunction.resolve(self.normalization_fn)
+    def __call__(self, maps: Maps) -> Tensor:
+        """One number a feature: ``(n, h, w)``, ``(n, t)``, ``(n, d)``; of several maps ``(n, f)``, side by side."""
+        return NormalizationFunction.resolve(self.normalization_fn)(self._pooled(maps))
+
+    def _pooled(self, maps: Maps) -> Tensor:
+        if isinstance(maps, tuple):
+            return torch.cat([self._pooled(each).flatten(1) for each in maps], 1)
         axis = channel_axis(self.channel_dim, maps.ndim)
-        return normalize(maps if axis is None else PoolingFunction.resolve(self.pooling_fn)(maps, axis))
+        return maps if axis is None else PoolingFunction.resolve(self.pooling_fn)(maps, axis)
 
 
 def channel_axis(channel_dim: int | None, ndim: int) -> int | None:
@@ -181,15 +189,18 @@ def channel_axis(channel_dim: int | None, ndim: int) -> int | None:
     return axis
 
 
-def feature_values(attributions: Any, inputs: Tensor, channel_dim: int | None) -> Tensor:
+def feature_values(attributions: Any, inputs: Maps, channel_dim: int | None) -> Tensor:
     """Check attributions against the inputs they explain and flatten them to one number a feature, ``(n, f)``.
 
     Maps that still have channels (the inputs' own or a single one) are summed over them. Single precision at least.
+    Several inputs have as many maps, or one ``(n, f)`` of all their features side by side.
 
     Raises:
         InputError: wrong type, wrong shape, or not finite.
         ParameterError: inputs without a dimension ``channel_dim``.
     """
+    if isinstance(inputs, tuple):
+        return _side_by_side(attributions, inputs, channel_dim)
     axis = channel_axis(channel_dim, inputs.ndim)
     positions = list(inputs.shape)
     allowed = [positions]
@@ -209,3 +220,29 @@ def feature_values(attributions: Any, inputs: Tensor, channel_dim: int | None) -
     dtype = torch.promote_types(torch.promote_types(attributions.dtype, inputs.dtype), torch.float32)
     values = attributions.detach().to(inputs.device, dtype)
     return (values.sum(axis) if axis is not None and shape != positions else values).flatten(1)
+
+
+def n_features(inputs: Tensor, channel_dim: int | None) -> int:
+    """How many features there are in inputs ``(n, …)``, whose channels belong to one.
+
+    Example:
+        >>> n_features(torch.zeros(2, 3, 4, 5), 1)
+        20
+    """
+    axis = channel_axis(channel_dim, inputs.ndim)
+    return math.prod(size for each, size in enumerate(inputs.shape) if each not in (0, axis))
+
+
+def _side_by_side(attributions: Any, inputs: tuple[Tensor, ...], channel_dim: int | None) -> Tensor:
+    whole = inputs[0].new_zeros(len(inputs[0]), sum(n_features(each, channel_dim) for each in inputs))
+    if isinstance(attributions, Tensor) and attributions.shape == whole.shape:
+        return feature_values(attributions, whole, None)
+    if isinstance(attributions, tuple | list) and len(attributions) == len(inputs):
+        pairs = zip(attributions, inputs, strict=True)
+        return torch.cat([feature_values(own, each, channel_dim) for own, each in pairs], 1)
+    received = f"{len(attributions)} attributions" if isinstance(attributions, tuple | list) else "one"
+    raise InputError(
+        f"attributions of each of {len(inputs)} inputs, or {tuple(whole.shape)} of all their features",
+        f"shape {tuple(attributions.shape)}" if isinstance(attributions, Tensor) else received,
+        "Pass what attribute() returned for these inputs, or what a PostProcessor made of it.",
+    )

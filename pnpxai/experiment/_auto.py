@@ -18,6 +18,7 @@ from pnpxai.forward import TokenIds
 from pnpxai.metrics import AbPC, Complexity, MuFidelity, Sensitivity
 from pnpxai.modality import Image, Modality, Tabular, Text, TimeSeries
 from pnpxai.postprocess import PostProcessor
+from pnpxai.targets import Target
 
 
 class AutoExplanation(Experiment):
@@ -33,7 +34,7 @@ class AutoExplanation(Experiment):
         modality: str | type[Modality] | Modality | None = None,
         input_extractor: Extractor | None = None,
         label_extractor: Extractor | None = None,
-        target_extractor: Callable[[Tensor], Tensor] | None = None,
+        target_extractor: Callable[[Tensor], Tensor | Target] | None = None,
         target_labels: bool = False,
         channel_dim: int | None = None,
         **options: Any,

@@ -18,6 +18,7 @@ from pnpxai.forward._given import given as sorted_out
 from pnpxai.kept import digest, plain
 from pnpxai.metrics import Metric
 from pnpxai.postprocess import PostProcessor
+from pnpxai.targets import Target
 from pnpxai.tunable import Tunable, to_json
 
 GIVEN = ("model", "forward_arg_extractor", "additional_forward_arg_extractor")
@@ -125,6 +126,8 @@ def _digests(part: Part, extractor: Extractor | None, additional: Extractor | No
     except PnPXAIError:
         return None
     tokens = [[each.fixed, each.embeddings] for each in found.tokens.values()]
+    if not plain(part.targets):
+        return None
     whole = [part.inputs, found.tensors, tokens, found.names, found.extra, part.targets]
     return [digest(to_json(_row(whole, row, len(part.ids))), 32) for row in range(len(part.ids))]
 
@@ -133,6 +136,8 @@ def _row(value: Any, row: int, n: int) -> Any:
     """What belongs to one of ``n`` samples: its row of every tensor that has one for each, all of anything else."""
     if isinstance(value, Tensor):
         return value[row] if value.ndim and len(value) == n else value
+    if isinstance(value, Target):
+        return value.for_samples([row])
     if isinstance(value, Mapping):
         return {name: _row(each, row, n) for name, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

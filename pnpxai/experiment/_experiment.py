@@ -46,17 +46,20 @@ class Experiment(Setup):
             mapping all but the labels.
         label_extractor: from a batch to the labels. Default: the last element of a tuple or list; in a mapping
             ``"labels"`` or ``"label"``.
-        target_extractor: from the model's outputs (from the labels, if ``target_labels``) to class indices ``(n,)``.
-            Default: the highest output, or the labels themselves.
+        target_extractor: from the model's outputs (from the labels, if ``target_labels``) to class indices ``(n,)`` or
+            one of `pnpxai.targets`. Default: the highest output, or the labels themselves.
         target_labels: explain the labels, not the predictions.
         forward_arg_extractor: as for explainers. Of several inputs it chooses the one that is explained and judged;
-            without it all are explained, and metrics, which judge one map, say so.
+            without it all are, their features in one order, by the metrics of perturbation curves; others say so.
         additional_forward_arg_extractor: as for explainers; the inputs that are passed on.
         batch_size: samples in hand at once.
         cache_dir: a folder where maps and scores are kept, so that a run that was killed goes on, and a later one
             starts, from what is there. They are found by the model's modules and weights (a function's answers to the
             first samples), the content of the sample, its target, and all parameters; not by the code of a model's
-            forward or of explainers of your own. Failures are tried again. None keeps maps and scores in memory.
+            forward or of explainers of your own. Failures are tried again. None keeps maps and scores in memory;
+            where targets are a function they are kept there alone.
+        targets: in place of ``target_extractor`` and ``target_labels``, what explainers take as targets: one of
+            `pnpxai.targets`, class indices, or a function; what belongs to one sample has a row for each of the data.
     """
 
     tuned: TuneResult | None = None
@@ -88,7 +91,8 @@ class Experiment(Setup):
         """One explainer, one post-processor and one metric on some samples.
 
         Returns:
-            ``inputs, labels, targets, explanation`` (raw), ``postprocessed`` and ``evaluation`` ``(n,)``.
+            ``inputs, labels, targets, explanation`` (raw), ``postprocessed`` (of several inputs ``(n, f)``, all their
+            features side by side) and ``evaluation`` ``(n,)``.
         """
         explainer = pick("explainer", explainer_id, self.explainers)
         postprocessor = pick("post-processor", postprocessor_id, self.postprocessors)

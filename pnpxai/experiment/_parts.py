@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from pnpxai.outputs import TargetFunction
+
 LABELS = ("labels", "label", "label_ids")
 """Names of labels in a mapping; the model is not given them."""
 
@@ -19,12 +21,12 @@ class Part:
     Attributes:
         ids: of the samples.
         inputs: of the model.
-        targets: class indices ``(n,)`` on the CPU.
+        targets: class indices ``(n,)`` or a named target on the CPU, or a function of the outputs.
     """
 
     ids: tuple[int, ...]
     inputs: Any
-    targets: Tensor
+    targets: Tensor | TargetFunction
 
 
 Loader: TypeAlias = Callable[[Sequence[int]], Part]

@@ -214,10 +214,9 @@ class Run:
             write_scores(path, kept)
 
 
-def postprocessed(postprocessor: PostProcessor, maps: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-    """Each map after post-processing, in a tuple if there are several inputs."""
-    several = tuple(map(postprocessor, maps))
-    return several if len(several) > 1 else several[0]
+def postprocessed(postprocessor: PostProcessor, maps: tuple[Tensor, ...]) -> Tensor:
+    """The maps after post-processing; of several inputs ``(n, f)``, all their features side by side."""
+    return postprocessor(maps if len(maps) > 1 else maps[0])
 
 
 def _reason(error: Exception) -> str:

@@ -40,6 +40,7 @@ class Explainer(Tunable, ABC):
         EXCLUDED_MODULES: … and none of these.
         OUTPUTS_ONLY: it asks the model for nothing but outputs, so that any function can be explained, too; a subclass
             that overrides `attribute`, `explain_request` or `explain_further` has to say so again.
+        OF_TARGETS: it explains the target; if not, the outputs as a whole, and two classes have one map.
         INPUT_NDIMS: numbers of input dimensions it takes, batch included; empty for any.
         NESTED: whether the one budget in ``BUDGET`` can be continued (see `refine`); a subclass that overrides
             `attribute` or `explain_request` is not nested unless it says so.
@@ -55,6 +56,7 @@ class Explainer(Tunable, ABC):
     SUPPORTED_MODULES: ClassVar[tuple[type, ...]]
     EXCLUDED_MODULES: ClassVar[tuple[type, ...]] = ()
     OUTPUTS_ONLY: ClassVar[bool] = False
+    OF_TARGETS: ClassVar[bool] = True
     INPUT_NDIMS: ClassVar[tuple[int, ...]] = ()
     NESTED: ClassVar[bool] = False
 

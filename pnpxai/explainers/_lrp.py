@@ -23,8 +23,9 @@ from pnpxai.explainers._relevance import Books, relevance_of_chunk
 from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.limits import Limit, OneOf, OrNone, WholeWithin, Within
-from pnpxai.outputs import TargetFunction, predicted
+from pnpxai.outputs import TargetFunction
 from pnpxai.relevance import AttentionRule, Ledger, Settings, Stabilizer
+from pnpxai.targets import take_targets
 
 if TYPE_CHECKING:
     from zennit.canonizers import Canonizer
@@ -134,7 +135,7 @@ class LRPBase(Explainer):
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, next((each for each in targets if each is not None), None))
             found = [check_targets(each, len(request), request.inputs[0].device) for each in targets]
-            maps = self._explained(request, [predicted(request.outputs) if each is None else each for each in found])
+            maps = self._explained(request, [request.settled(each) for each in found])
             several = (each[0] if len(each) == 1 else each for each in maps)
             return [each if self.layer is not None else like_inputs(each, inputs, request) for each in several]
 
@@ -187,7 +188,7 @@ class LRPBase(Explainer):
 
         def run(start: int, stop: int) -> None:
             index = torch.arange(start, stop, device=request.inputs[0].device)
-            own = [each[index] if isinstance(each, Tensor) else each for each in targets]
+            own = [take_targets(each, index) for each in targets]
             found = relevance_of_chunk(request, settings, index, own, name, kept)
             for piece, each in zip(pieces, found, strict=True):
                 piece.append(each)

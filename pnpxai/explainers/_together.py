@@ -14,6 +14,7 @@ from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._maps import joined, like_inputs
 from pnpxai.forward import parts_of
 from pnpxai.guard import guard
+from pnpxai.targets import is_open
 
 
 def attribute_together(explainers: Sequence[Explainer], inputs: Any, targets: Targets = None) -> list[Any]:
@@ -47,10 +48,10 @@ def attribute_together(explainers: Sequence[Explainer], inputs: Any, targets: Ta
     for name in ("model", "forward_arg_extractor", "additional_forward_arg_extractor"):
         if not all(same_model(getattr(each, name), getattr(explainers[0], name)) for each in explainers):
             raise ParameterError(f"explainers with the same {name}", "several", "Ask each with attribute.")
-    if targets is None and len(explainers) > 1:
+    if is_open(targets) and len(explainers) > 1:
         first = explainers[0]
         with guard(first.model), torch.inference_mode(False):
-            targets = first.request(inputs).targets
+            targets = first.request(inputs, targets).targets
     made: dict[int, Any] = {}
     for place, each in enumerate(explainers):
         if place not in made:

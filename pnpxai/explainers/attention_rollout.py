@@ -79,6 +79,7 @@ class AttentionRollout(Explainer):
     """
 
     SUPPORTED_MODULES = (Attention,)
+    OF_TARGETS = False
     TUNABLES = {
         "head_fusion": CategoricalDistribution(("mean", "max", "min")),
         "discard_ratio": FloatDistribution(0.0, 0.9),

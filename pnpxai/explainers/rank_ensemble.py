@@ -17,6 +17,7 @@ from pnpxai.explainers._maps import as_given
 from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.postprocess import PostProcessor, channel_axis
+from pnpxai.targets import is_open
 
 
 def rank_average(maps: Sequence[Tensor]) -> Tensor:
@@ -133,7 +134,7 @@ class RankEnsemble(Explainer):
                 self.additional_forward_arg_extractor or first.additional_forward_arg_extractor,
             )
             axis = channel_axis(self.postprocessors[0].channel_dim, request.input.ndim)
-            targets = request.targets if targets is None else targets
+            targets = request.targets if is_open(targets) else targets
         pooled = []
         for explainer, postprocessor in zip(self.explainers, self.postprocessors, strict=True):
             maps = explainer.attribute(inputs, targets)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # its usual name
 from torch import Tensor
 
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor, Targets
 from pnpxai.callables import Model
-from pnpxai.errors import ModelError, ParameterError, unknown_name
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._maps import like_inputs
 from pnpxai.explainers._mask_ridge import MaskMoments, no_masks
@@ -23,27 +21,8 @@ from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.limits import OneOf
 from pnpxai.precision import Precision
-
-SimilarityFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-
-
-def cosine(representations: Tensor, references: Tensor) -> Tensor:
-    """The cosine of the angle between rows: ``(m, e)`` and ``(m, e)`` or ``(e,)`` to ``(m,)``.
-
-    Raises:
-        ModelError: rows of a single number, whose cosine is its sign.
-    """
-    if representations.shape[1] < 2:
-        raise ModelError(
-            "a representation of at least 2 numbers a sample",
-            f"{representations.shape[1]}",
-            "Explain a model that returns an embedding, or pass another similarity.",
-        )
-    return F.cosine_similarity(representations, references, dim=-1)
-
-
-SIMILARITIES: Mapping[str, SimilarityFunction] = {"cosine": cosine}
-"""Similarities that have a name."""
+from pnpxai.targets import Similarity, SimilarityToItself
+from pnpxai.targets.similarity import SimilarityFunction
 
 
 @dataclass(frozen=True)
@@ -68,8 +47,10 @@ class RELAX(Explainer):
     importance ``R = Σ s_i M_i / Σ M_i``, uncertainty ``U = Σ (s_i - R)² M_i / Σ M_i``, U-RELAX ``R·1[U ≤ median U]``.
     Where no mask kept a position, all masks count alike.
 
-    It explains the whole output, so targets are checked but play no part. Outputs with more than two dimensions are
-    flattened. By Hoeffding's inequality ``n_masks ≥ ln(2/δ)/(2t²)`` keeps ``R`` within ``t`` with probability ``1 - δ``
+    With a `Similarity` as targets ``s_i`` is that one: to another item (why the two are found together), or to a
+    cluster's mean. Otherwise it explains the whole output, and targets are checked but play no part. Outputs with more
+    than two dimensions are flattened. By Hoeffding's inequality ``n_masks ≥ ln(2/δ)/(2t²)`` keeps ``R`` within ``t``
+    with probability ``1 - δ``
     (2,944 for ``δ = .01``, ``t = .03``).
 
     Args:
@@ -83,7 +64,7 @@ class RELAX(Explainer):
         batch_size: masked samples that go through the model at once; None for as many as fit.
         seed: names the masks, which all samples share.
         similarity: ``"cosine"``, or a function of outputs ``(m, e)`` under masks and the outputs ``(m, e)`` without
-            them, to ``(m,)``.
+            them, to ``(m,)``. Targets that are a `Similarity` have their own.
         estimator: ``"normalized"``, the sums above, or ``"ridge"``, both means by ridge regression on the masks (see
             `RISE`), which takes fewer masks; of more than 512 features without a grid it is the normalized one.
         sampling: as of `RISE`.
@@ -102,6 +83,7 @@ class RELAX(Explainer):
 
     SUPPORTED_MODULES = ANY_MODULE
     OUTPUTS_ONLY = True
+    OF_TARGETS = False
     INPUT_NDIMS = (2, 3, 4, 5)
     TUNABLES = MASK_TUNABLES
     PRESETS = ({"grid_size": 16},)
@@ -147,18 +129,19 @@ class RELAX(Explainer):
         """As of `Explainer`, to a compiled model if that is asked for."""
         return replace(super().request(inputs, targets), compile=self.compile)
 
-    def explain(self, inputs: Any) -> RelaxExplanation:
+    def explain(self, inputs: Any, targets: Targets = None) -> RelaxExplanation:
         """Importance, uncertainty and the uncertainty-filtered importance of a batch, from one pass.
 
         Args:
             inputs: as `attribute` takes them.
+            targets: likewise.
 
         Raises:
             PnPXAIError: bad inputs or model; an unknown similarity.
         """
         model_reference(self.model)
         with guard(self.model), torch.inference_mode(False):
-            request = self.request(inputs)
+            request = self.request(inputs, targets)
             importance, uncertainty = relax_maps(*self._sums(request, self.n_masks, powers=2))
             maps = importance, uncertainty, filter_uncertain(importance, uncertainty)
             return RelaxExplanation(*(like_inputs(as_maps(each, request.input), inputs, request) for each in maps))
@@ -174,13 +157,12 @@ class RELAX(Explainer):
         self, request: Request, n_masks: int, powers: int, known: MaskSums | MaskMoments | None = None
     ) -> tuple[MaskSums | MaskMoments, Tensor]:
         """Sums of ``s_i - s(h, h)``, small where masks change little, so that no digits cancel; and ``s(h, h)``."""
-        similarity = similarity_for(self.similarity)
-        references = _rows(request.outputs)
-        unmasked = _compare(similarity, references, references)
+        target = self._similarity(request)
+        unmasked = target(request.outputs)
         bank = MaskBank.for_inputs(request.input, self.grid_size, self.p_keep, self.seed, self.sampling)
         sums = pass_masks(
             request,
-            lambda outputs, index: _compare(similarity, _rows(outputs), references[index]) - unmasked[index],
+            lambda outputs, index: target.for_samples(index)(outputs) - unmasked[index],
             known or no_masks(request.input, bank, ridge=self.estimator == "ridge", powers=powers),
             bank,
             n_masks,
@@ -188,6 +170,12 @@ class RELAX(Explainer):
             self.precision,
         )
         return sums, unmasked[:, None].to(sums.scores)
+
+    def _similarity(self, request: Request) -> Similarity:
+        """What masked inputs are scored by: the targets, if they are one, else similarity to the inputs themselves."""
+        if isinstance(request.requested, Similarity):
+            return cast(Similarity, request.targets)
+        return SimilarityToItself(similarity=self.similarity).fixed(request.outputs)
 
 
 def relax_maps(sums: MaskSums | MaskMoments, unmasked: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,32 +192,3 @@ def relax_maps(sums: MaskSums | MaskMoments, unmasked: Tensor) -> tuple[Tensor, 
 def filter_uncertain(importance: Tensor, uncertainty: Tensor) -> Tensor:
     """U-RELAX ``(n, p)``: the importance where the uncertainty is at most the sample's median, elsewhere zero."""
     return torch.where(uncertainty <= uncertainty.median(1, keepdim=True).values, importance, 0.0)
-
-
-def similarity_for(similarity: str | SimilarityFunction) -> SimilarityFunction:
-    """The similarity meant by a name, or the function itself.
-
-    Raises:
-        UnknownNameError: a name that is no similarity.
-    """
-    if callable(similarity):
-        return similarity
-    if similarity not in SIMILARITIES:
-        raise unknown_name("similarity", similarity, SIMILARITIES)
-    return SIMILARITIES[similarity]
-
-
-def _rows(outputs: Tensor) -> Tensor:
-    """One representation a row, ``(m, e)``, in single precision at least: similarities hardly differ."""
-    return outputs.reshape(len(outputs), -1).to(torch.promote_types(outputs.dtype, torch.float32))
-
-
-def _compare(similarity: SimilarityFunction, representations: Tensor, references: Tensor) -> Tensor:
-    compared = similarity(representations, references)
-    if not isinstance(compared, Tensor) or compared.shape != representations.shape[:1]:
-        raise ParameterError(
-            f"a similarity that returns one number a row, shape ({len(representations)},)",
-            f"shape {tuple(compared.shape)}" if isinstance(compared, Tensor) else type(compared).__name__,
-            "Reduce over the last dimension of the two arguments.",
-        )
-    return compared

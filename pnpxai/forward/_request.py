@@ -18,8 +18,9 @@ from pnpxai.errors import InputError, ModelError, ParameterError, PnPXAIError
 from pnpxai.forward._counting import count
 from pnpxai.forward._given import given, moved
 from pnpxai.forward._tokens import Lookup, Tokens, along, lookups, substituted
-from pnpxai.outputs import Score, TargetFunction, output_tensor, predicted, select
+from pnpxai.outputs import Score, TargetFunction, joined, output_tensor, predicted, select
 from pnpxai.precision import lowered
+from pnpxai.targets import Target, is_open, take_targets
 
 T = TypeVar("T")
 
@@ -33,7 +34,8 @@ class Request:
         inputs: what is explained, each ``(n, …)``; of token ids their embeddings, ``(n, d, t)``.
         extra: further arguments of the model's forward, passed through (tensors of length ``n`` follow their sample):
             a tuple, or a mapping of those that are passed by keywords.
-        requested: the targets as class indices ``(n,)``, a function of the outputs, or None for the predicted class.
+        requested: the targets as class indices ``(n,)``, a function of the outputs (named ones know their samples),
+            or None for the predicted class.
         chunk_size: samples that go through the model at once, if not as `chunk_size_for` has it.
         compile: ask what ``torch.compile`` makes of the model, in `stream`.
         names: of the arguments that are explained, where they are passed by keywords.
@@ -134,6 +136,11 @@ class Request:
         return self.inputs[0]
 
     @property
+    def explained(self) -> Tensor | tuple[Tensor, ...]:
+        """What is explained: a tensor, or several."""
+        return self.inputs[0] if len(self.inputs) == 1 else self.inputs
+
+    @property
     def tokens(self) -> bool:
         """Whether the first of the inputs are the embeddings of token ids."""
         return bool(self.lookups) and self.lookups[0] is not None
@@ -145,7 +152,7 @@ class Request:
         self.stream(
             len(self), lambda a, b: (self.rows(a, b), torch.arange(a, b)), lambda a, b, outputs: kept.append(outputs)
         )
-        outputs = torch.cat(kept)
+        outputs = joined(kept)
         if not torch.isfinite(outputs).all():
             raise ModelError(
                 "a model with finite outputs on these inputs",
@@ -157,7 +164,15 @@ class Request:
     @cached_property
     def targets(self) -> Tensor | TargetFunction:
         """Class indices ``(n,)``, the predicted ones where none were asked for, or a function of the outputs."""
-        return predicted(self.outputs) if self.requested is None else self.requested
+        return self.settled(self.requested)
+
+    def settled(self, requested: Tensor | TargetFunction | None) -> Tensor | TargetFunction:
+        """Targets with what they leave to the model's outputs on the inputs themselves in place."""
+        if requested is None:
+            return predicted(self.outputs)
+        if isinstance(requested, Target) and is_open(requested):
+            return requested.fixed(self.outputs)
+        return requested
 
     @cached_property
     def compiled(self) -> Callable[..., Any]:
@@ -208,7 +223,7 @@ class Request:
 
     def targets_for(self, index: Tensor) -> Tensor | TargetFunction:
         """The targets for samples picked by ``index`` ``(m,)``, with repetitions."""
-        return self.targets[index.to(self.targets.device)] if isinstance(self.targets, Tensor) else self.targets
+        return take_targets(self.targets, index)
 
     def call(self, inputs: Sequence[Tensor], index: Tensor | None = None) -> Tensor:
         """Ask the model once, in the caller's gradient mode, and count it.

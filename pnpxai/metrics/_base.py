@@ -18,7 +18,7 @@ from pnpxai.forward import Request, in_order, model_reference, parts_of
 from pnpxai.guard import guard
 from pnpxai.metrics._answers import NO_ANSWERS, Question, ask, gathered, rows, settled, with_targets
 from pnpxai.metrics._answers import Answers as Answers
-from pnpxai.postprocess import PostProcessor, feature_values
+from pnpxai.postprocess import Maps, PostProcessor, feature_values
 from pnpxai.tunable import Tunable
 
 M = TypeVar("M", bound="Metric")
@@ -78,8 +78,8 @@ class Metric(Tunable, ABC):
         Args:
             inputs: as given to the explainer.
             targets: as given to the explainer; None scores the predicted classes.
-            attributions: maps ``(n, h, w)``, ``(n, t)`` or ``(n, d)``, or with channels, which are summed; None asks
-                the explainer.
+            attributions: maps ``(n, h, w)``, ``(n, t)`` or ``(n, d)``, or with channels, which are summed; of several
+                inputs one each, or ``(n, f)`` of all their features side by side; None asks the explainer.
             answers: what `answers` gave for these inputs and targets (the rows of these samples), which is then not
                 asked again; None asks.
 
@@ -129,7 +129,7 @@ class Metric(Tunable, ABC):
         """The checked request and one number a feature ``(n, f)``, with the model guarded inside the block."""
         maps = self.maps(inputs, targets, attributions)
         with self.opened(inputs, targets, answers) as request:
-            yield request, self.feature_values(maps, request.input)
+            yield request, self.feature_values(maps, request.explained)
 
     @contextlib.contextmanager
     def opened(self, inputs: Any, targets: Targets = None, answers: Answers = NO_ANSWERS) -> Iterator[Request]:
@@ -150,7 +150,7 @@ class Metric(Tunable, ABC):
             attributions = self.need_explainer().attribute(inputs, targets)
         return attributions[0] if isinstance(attributions, tuple) and len(attributions) == 1 else attributions
 
-    def feature_values(self, attributions: Any, inputs: Tensor) -> Tensor:
+    def feature_values(self, attributions: Any, inputs: Maps) -> Tensor:
         """One number a feature, ``(n, f)``, from maps of ``inputs``; channels are summed."""
         return feature_values(attributions, inputs, self.channel_dim)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pnpxai.baselines import Baseline, baseline_for
+from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor, Targets
 from pnpxai.callables import Model
 from pnpxai.explainers._base import Explainer
@@ -17,7 +17,7 @@ from pnpxai.limits import OneOf, WholeWithin
 from pnpxai.metrics._answers import NO_ANSWERS, Answers, Question, answer_name
 from pnpxai.metrics._curves import Curves, curve_counts, perturbation_curves
 from pnpxai.metrics._measurement import Measurement, MeasuringMetric
-from pnpxai.metrics._removal import baseline_scores, clean_scores
+from pnpxai.metrics._removal import baseline_scores, baselines, clean_scores
 from pnpxai.outputs import Score
 
 
@@ -67,7 +67,7 @@ class PerturbationCurves(Measurement):
         clean, baseline, end = self.names
         return {
             clean: lambda request, _: clean_scores(request, self.score),
-            baseline: lambda request, _: baseline_for(self.baseline_fn, request.input, self.channel_dim),
+            baseline: lambda request, _: baselines(request, self.baseline_fn, self.channel_dim),
             end: lambda request, answers: baseline_scores(request, answers[baseline], self.score),
         }
 

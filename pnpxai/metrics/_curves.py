@@ -123,7 +123,7 @@ def perturbation_curves(
         request: what was explained.
         values: ``(n, f)``, signed relevance of each feature.
         counts: how many features are gone at each point of the two curves, both from 0 to f.
-        baseline: ``(n, …)``, what stands in for removed features.
+        baseline: what stands in for removed features, as of `baselines`.
         ends: the scores of the inputs and of the whole baselines, both ``(n,)``.
         score: the target's ``"probability"`` or ``"logit"``.
         seed: of the order of equally relevant features.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from pnpxai.baselines import Baseline, baseline_for
 from pnpxai.errors import ModelError
 from pnpxai.forward import Request
 from pnpxai.outputs import Score, TargetFunction, select
-from pnpxai.postprocess import channel_axis
+from pnpxai.postprocess import channel_axis, n_features
+from pnpxai.targets import Target
 
 
 def remove(inputs: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int | None) -> Tensor:
@@ -31,6 +33,20 @@ def remove(inputs: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int |
     return torch.where(removed.reshape(shape), baseline, inputs)
 
 
+def baselines(request: Request, baseline_fn: Baseline, channel_dim: int | None) -> Tensor:
+    """The baseline of what is explained, of its shape; of several inputs ``(n, ·)``, all their elements in a row."""
+    made = [baseline_for(baseline_fn, each, channel_dim) for each in request.inputs]
+    return made[0] if len(made) == 1 else torch.cat([each.flatten(1) for each in made], 1)
+
+
+def _apart(baseline: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """One baseline for each input."""
+    if len(inputs) == 1:
+        return [baseline]
+    rows = torch.split(baseline, [each[0].numel() for each in inputs], 1)
+    return [own.reshape(each.shape) for own, each in zip(rows, inputs, strict=True)]
+
+
 def clean_scores(request: Request, score: Score) -> Tensor:
     """The scores of the inputs themselves, ``(n,)``, in single precision at least."""
     return _read(request.outputs, request.targets, score)
@@ -48,7 +64,7 @@ def removal_scores(
 
     Args:
         request: what is scored.
-        baseline: ``(n, …)``, the values of removed features.
+        baseline: the values of removed features, as of `baselines`.
         n_removals: removals of each input.
         removed: from the numbers of inputs and of removals, both ``(m,)``, to what is removed ``(m, f)``.
         channel_dim: the inputs' channels; None for none.
@@ -60,32 +76,37 @@ def removal_scores(
     Raises:
         ModelError: the model returns NaN or infinity for one of them.
     """
-    inputs = request.input
-    return _finite_scores(
-        request,
-        n_removals,
-        lambda sample, removal: remove(inputs[sample], baseline[sample], removed(sample, removal), channel_dim),
-        score,
-    )
+    inputs = request.inputs
+    own, sizes = _apart(baseline, inputs), [n_features(each, channel_dim) for each in inputs]
+
+    def changed(sample: Tensor, removal: Tensor) -> list[Tensor]:
+        gone = torch.split(removed(sample, removal), sizes, 1)
+        parts = zip(inputs, own, gone, strict=True)
+        return [remove(each[sample], absent[sample], out, channel_dim) for each, absent, out in parts]
+
+    return _finite_scores(request, n_removals, changed, score)
 
 
 def baseline_scores(request: Request, baseline: Tensor, score: Score) -> Tensor:
-    """The scores of the whole baseline ``(n, …)``, ``(n,)``, in single precision at least.
+    """The scores of the whole baseline, as of `baselines`, ``(n,)``, in single precision at least.
 
     Raises:
         ModelError: the model returns NaN or infinity for one of them.
     """
-    return _finite_scores(request, 1, lambda sample, _: baseline[sample], score).squeeze(1)
+    own = _apart(baseline, request.inputs)
+    return _finite_scores(request, 1, lambda sample, _: [each[sample] for each in own], score).squeeze(1)
 
 
-def _finite_scores(request: Request, n_each: int, changed: Callable[[Tensor, Tensor], Tensor], score: Score) -> Tensor:
+def _finite_scores(
+    request: Request, n_each: int, changed: Callable[[Tensor, Tensor], list[Tensor]], score: Score
+) -> Tensor:
     """Scores ``(n, n_each)`` of inputs changed by the numbers of samples and of changes, both ``(m,)``."""
-    device, kept = request.input.device, list[Tensor]()
+    device, kept = request.inputs[0].device, list[Tensor]()
 
-    def build(start: int, stop: int) -> tuple[tuple[Tensor], Tensor]:
+    def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
         item = torch.arange(start, stop, device=device)
         sample = item // n_each
-        return (changed(sample, item % n_each),), sample
+        return changed(sample, item % n_each), sample
 
     def consume(start: int, stop: int, outputs: Tensor) -> None:
         sample = torch.arange(start, stop, device=outputs.device) // n_each
@@ -103,8 +124,8 @@ def _finite_scores(request: Request, n_each: int, changed: Callable[[Tensor, Ten
 
 
 def _read(outputs: Tensor, targets: Tensor | TargetFunction, score: Score) -> Tensor:
-    """The targets' scores; only a function gets converted outputs, for a softmax is known by its own precision."""
-    return _precise(select(outputs if isinstance(targets, Tensor) else _precise(outputs), targets, score))
+    """The targets' scores; plain functions get converted outputs, others know a softmax by its own precision."""
+    return _precise(select(outputs if isinstance(targets, Tensor | Target) else _precise(outputs), targets, score))
 
 
 def _precise(values: Tensor) -> Tensor:

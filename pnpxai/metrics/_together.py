@@ -58,7 +58,7 @@ def evaluate_together(
     known = answers or NO_ANSWERS
     maps = metrics[0].maps(inputs, targets, attributions)
     with metrics[0].opened(inputs, targets, known) as request:
-        values = [metric.feature_values(maps, request.input) for metric in metrics]
+        values = [metric.feature_values(maps, request.explained) for metric in metrics]
         parts = parts_of(request)
         found = [_scored(metrics, part.request, list(map(part.free, values)), rows(known, part)) for part in parts]
     return [in_order(parts, each) for each in zip(*found, strict=True)]

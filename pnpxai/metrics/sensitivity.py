@@ -16,7 +16,7 @@ from pnpxai.limits import WholeWithin, Within
 from pnpxai.metrics._answers import NO_ANSWERS, TARGETS, Answers
 from pnpxai.metrics._base import Metric
 from pnpxai.outputs import predicted
-from pnpxai.postprocess import PostProcessor, norms
+from pnpxai.postprocess import Maps, PostProcessor, norms
 
 TOGETHER = 32
 """Changed copies of a single input that are explained at once; a batch keeps its size, for an explainer may know
@@ -84,10 +84,10 @@ class Sensitivity(Metric):
         """This metric, set to judge maps that ``explainer`` made and ``postprocessor`` pooled."""
         return self.set_kwargs(explainer=explainer, postprocessor=postprocessor)
 
-    def feature_values(self, attributions: Any, inputs: Tensor) -> Tensor:
+    def feature_values(self, attributions: Any, inputs: Maps) -> Tensor:
         """One number a feature, ``(n, f)``; maps with channels go through the postprocessor."""
-        if self.postprocessor and isinstance(attributions, Tensor) and attributions.ndim == inputs.ndim:
-            attributions = self.postprocessor(attributions)
+        if self.postprocessor and isinstance(attributions, Tensor) and isinstance(inputs, Tensor):
+            attributions = self.postprocessor(attributions) if attributions.ndim == inputs.ndim else attributions
         return super().feature_values(attributions, inputs)
 
     def ask(self, request: Request, known: Answers = NO_ANSWERS) -> Answers:

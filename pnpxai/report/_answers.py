@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -10,14 +11,16 @@ from torch import Tensor
 from pnpxai.errors import ParameterError
 from pnpxai.forward import Request
 from pnpxai.guard import guard
-from pnpxai.outputs import probabilities
+from pnpxai.outputs import probabilities, select
+from pnpxai.postprocess import Maps
+from pnpxai.targets import Target
 from pnpxai.tuning import TuneResult
 
 ClassNames: TypeAlias = Sequence[str] | Mapping[int, str] | None
 
 
-def ask(result: TuneResult, inputs: Any, targets: Any, class_names: ClassNames) -> tuple[Tensor, list[str]]:
-    """The tensor that is explained, and in words what the model answers for each sample."""
+def ask(result: TuneResult, inputs: Any, targets: Any, class_names: ClassNames) -> tuple[Maps, list[str]]:
+    """What is explained, and in words what the model answers for each sample."""
     explainer = result.explainer
     with guard(explainer.model):
         request = Request.build(
@@ -27,12 +30,18 @@ def ask(result: TuneResult, inputs: Any, targets: Any, class_names: ClassNames) 
             explainer.forward_arg_extractor,
             explainer.additional_forward_arg_extractor,
         )
-        return request.input.cpu(), answers(request, class_names)
+        several = tuple(each.cpu() for each in request.inputs)
+        return several if len(several) > 1 else several[0], answers(request, class_names)
 
 
 def answers(request: Request, class_names: ClassNames) -> list[str]:
     """What the model answers for each sample, in words."""
     outputs, targets = request.outputs.detach(), request.targets
+    if isinstance(targets, Target):
+        single = [targets.for_samples([i]) for i in range(len(outputs))]
+        named = partial(class_name, class_names=class_names)
+        scores = select(outputs, targets).tolist()
+        return [f"{each.words(named)} {score:.3g}" for each, score in zip(single, scores, strict=True)]
     if not isinstance(targets, Tensor):
         return ["explained for a score of the outputs"] * len(outputs)
     if outputs.ndim != 2 or outputs.shape[1] == 1:

@@ -97,6 +97,8 @@ def _samples(
     extractors = experiment.forward_arg_extractor, experiment.additional_forward_arg_extractor
     with guard(experiment.model):
         request = Request.build(experiment.model, part.inputs, part.targets, *extractors)
+        if len(request.inputs) > 1:
+            return []
         explained, told = request.input.cpu(), answers(request, class_names)
     postprocessors = dict(_named(experiment.postprocessors))
     rows = [(str(row.explainer), str(row.postprocessor)) for row in best.itertuples()]

@@ -13,9 +13,9 @@ from pnpxai.report._answers import ClassNames, ask
 from pnpxai.report._board import stopped, used
 from pnpxai.report._canvas import Canvas, Tile
 from pnpxai.report._curves import Chart, charts
+from pnpxai.targets import take_targets
 from pnpxai.tuning import Configuration, Entry, TuneResult
-from pnpxai.tuning._controls import CONTROLS
-from pnpxai.tuning._maps import take_targets
+from pnpxai.tuning._controls import control_map
 
 SHOWN_CONTROLS = ("random", "edge")
 
@@ -28,7 +28,7 @@ class Sample:
         name: of the sample.
         used_for: tuning or hold-out.
         answer: what the model said.
-        tiles: the pictures.
+        tiles: the pictures; none of several inputs.
         chart: the winner's curves.
         coarse: so few pixels that they are shown as squares.
     """
@@ -50,11 +50,14 @@ def samples(
     explained, answers = ask(result, inputs, targets, class_names)
     entries = [result.winner, *(each for each in result.entries if each is not result.winner)][:n_best]
     maps = {each.name: used(result, each).maps(inputs, targets) for each in entries}
-    controls = {name: CONTROLS[name](explained, result.metric.channel_dim, result.seed) for name in SHOWN_CONTROLS}
+    controls = {name: control_map(name, explained, result.metric.channel_dim, result.seed) for name in SHOWN_CONTROLS}
     scores = {name: control_scores(result, shown, name, each) for name, each in controls.items()}
     drawn = charts(result, inputs, targets, maps[entries[0].name], controls["random"])
     parts: list[Sample] = []
     for row, index in enumerate(shown):
+        if isinstance(explained, tuple):  # which have no one picture
+            parts.append(Sample(names[index], used_for(result, index), answers[row], (), drawn[row], False))
+            continue
         canvas = Canvas.build(explained[row], result.modality, None if images is None else images[index])
         tiles = [Tile("Input", canvas.note, canvas.draw())]
         tiles += [

@@ -15,8 +15,8 @@ from pnpxai.errors import ParameterError, PnPXAIError, unknown_name
 from pnpxai.explainers import Explainer
 from pnpxai.metrics import METRICS, Complexity, Metric, RelevanceMass, Sensitivity, metric_for
 from pnpxai.modality import Modality
-from pnpxai.postprocess import PostProcessor
-from pnpxai.tuning._maps import Samples
+from pnpxai.postprocess import Maps, PostProcessor
+from pnpxai.tuning._maps import Samples, first_rows
 
 N_STABLE = 2
 """Samples that are explained again to see how stable a map is: each costs as much as its explanation did."""
@@ -42,13 +42,14 @@ class Aim:
         return type(self.metric).HIGHER_IS_BETTER
 
     def measure(
-        self, samples: Samples, index: Sequence[int], explainer: Explainer, postprocessor: PostProcessor, maps: Tensor
+        self, samples: Samples, index: Sequence[int], explainer: Explainer, postprocessor: PostProcessor, maps: Maps
     ) -> float:
         """The mean over the first samples of ``index``, whose raw maps are ``maps``; NaN where it is not defined."""
-        rows = list(index[: min(self.n_samples, len(maps))])
+        n = len(maps[0] if isinstance(maps, tuple) else maps)
+        rows = list(index[: min(self.n_samples, n)])
         metric = self.metric.judging(explainer, postprocessor).for_samples(rows)
         try:
-            found = metric.evaluate(*samples.take(rows), postprocessor(maps[: len(rows)]))
+            found = metric.evaluate(*samples.take(rows), postprocessor(first_rows(maps, len(rows))))
         except PnPXAIError:
             return float("nan")
         return float(found.double().mean())
@@ -100,7 +101,7 @@ def measured(
     aims: Sequence[Aim],
     samples: Samples,
     index: Sequence[int],
-    seen: tuple[Explainer, Tensor],
+    seen: tuple[Explainer, Maps],
     postprocessor: PostProcessor,
 ) -> dict[str, float]:
     """Each aim that is defined for a trial, by name."""

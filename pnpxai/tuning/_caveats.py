@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pnpxai.batches import Targets
+from pnpxai.targets import is_open
 from pnpxai.tuning._result import TuneResult, judging_score, mean
 from pnpxai.tuning._statistics import FEWEST_TO_CONFIRM
 
@@ -66,8 +67,9 @@ def _about_the_data(result: TuneResult, targets: Targets) -> Iterator[str]:
     n = len(result.tuning_index)
     if n < FEW:
         yield f"The search saw {n} samples; more would make the choice of explainer steadier."
-    if targets is None:
-        yield "Targets are the predicted classes: this says nothing about whether the predictions are right."
+    if is_open(targets):
+        what = "the predicted classes" if targets is None else "read off the predictions"
+        yield f"Targets are {what}: this says nothing about whether the predictions are right."
 
 
 def _about_controls(result: TuneResult) -> Iterator[str]:

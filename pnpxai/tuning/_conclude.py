@@ -37,7 +37,8 @@ def conclude(problem: Problem, study: optuna.Study, targets: Targets, seed: int,
     found, failed, untried = standings(study, objective)
     with count_forwards() as counter:
         found = steadied(found, objective, search_forwards)
-        combined = together(found, objective, unraced(study, objective.race.n))
+        single = not isinstance(problem.explained, tuple)  # an ensemble explains one input
+        combined = together(found, objective, unraced(study, objective.race.n)) if single else None
     search_forwards += counter.n_samples
     entries, failed_unseen = judge(found, objective, holdout_index, seed, progress)
     failed |= failed_unseen

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pnpxai.batches import take_samples
 from pnpxai.metrics import Metric
+from pnpxai.postprocess import Maps
 from pnpxai.tuning._scores import ScoreBook
 
 
@@ -47,7 +49,7 @@ CONTROLS: dict[str, Callable[[Tensor, int | None, int], Tensor]] = {
 
 
 def control_scores(
-    metric: Metric, book: ScoreBook, index: Sequence[int], explained: Tensor, seed: int
+    metric: Metric, book: ScoreBook, index: Sequence[int], explained: Maps, seed: int
 ) -> dict[str, tuple[float, ...]]:
     """Scores of random, edge and centre maps; none for a metric that has to explain again.
 
@@ -55,15 +57,23 @@ def control_scores(
         metric: scores maps.
         book: keeps its scores.
         index: samples.
-        explained: the tensor to be explained, of all samples ``(n, …)``.
+        explained: what is explained, of all samples ``(n, …)``.
         seed: of the random map.
     """
     if type(metric).EXPLAINS_AGAIN:
         return {}
-    rows = explained[list(index)]
-    maps = [control(rows, metric.channel_dim, seed) for control in CONTROLS.values()]
+    rows: Maps = take_samples(explained, index)
+    maps = [control_map(name, rows, metric.channel_dim, seed) for name in CONTROLS]
     scores = book.scores([(None, None, each) for each in maps], index)
     return {name: tuple(own) for name, own in zip(CONTROLS, scores, strict=True)}
+
+
+def control_map(name: str, explained: Maps, channel_dim: int | None, seed: int) -> Tensor:
+    """A control of what is explained, ``(n, …)`` without channels; of several inputs ``(n, f)``, side by side."""
+    if isinstance(explained, Tensor):
+        return CONTROLS[name](explained, channel_dim, seed)
+    made = (CONTROLS[name](each, channel_dim, seed + i) for i, each in enumerate(explained))
+    return torch.cat([each.flatten(1) for each in made], 1)
 
 
 def _positions(inputs: Tensor, channel_dim: int | None) -> list[int]:

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import optuna
@@ -38,6 +38,14 @@ def untried(study: optuna.Study, objective: Objective) -> Mapping[str, Any] | No
     return next((each for each in _in_turns(objective, another) if frozenset(each.items()) not in made), None)
 
 
+def at_most(objective: Objective, most: int) -> bool:
+    """Whether there are no more combinations than ``most``; never so where a range of real numbers is among them."""
+    try:
+        return sum(1 for _ in itertools.islice(_in_turns(objective, _Countable), most + 1)) <= most
+    except _Endless:
+        return False
+
+
 def _in_turns(objective: Objective, answers: Callable[[Mapping[str, Any]], _Fixed]) -> Iterator[Mapping[str, Any]]:
     spaces = [_combinations(objective, name, answers) for name in objective.explainers]
     for turn in itertools.zip_longest(*spaces):
@@ -66,6 +74,10 @@ class _Open(Exception):
         super().__init__(parameter)
         self.parameter = parameter
         self.values = values
+
+
+class _Endless(Exception):
+    """A range of real numbers."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,18 @@ class _Every(_Fixed):
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> Any:
         return self._answer(name, range(low, high + 1, step))
+
+
+@dataclass(frozen=True)
+class _Countable(_Every):
+    """Likewise, with no range of real numbers."""
+
+    draw: random.Random = field(default_factory=random.Random)
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> Any:
+        if not step:
+            raise _Endless
+        return super().suggest_float(name, low, high, step=step, log=log)
 
 
 def levels(low: float, high: float, *, log: bool) -> list[float]:

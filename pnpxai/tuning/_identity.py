@@ -14,7 +14,8 @@ from pnpxai.batches import Extractor
 from pnpxai.callables import Model
 from pnpxai.forward import Request
 from pnpxai.guard import guard
-from pnpxai.kept import digest
+from pnpxai.kept import digest, plain
+from pnpxai.outputs import joined, select
 from pnpxai.tunable import to_json
 
 N_PROBES = 64
@@ -60,7 +61,19 @@ def answers_digest(request: Request) -> str:
     for each in request.inputs:
         own = torch.rand(each[:n].shape, generator=generator).to(each.device) < 0.5
         mixed.append(torch.where(own, each[:n], each[:n].roll(1, 0)))
-    answers = torch.cat([_answers(request, rows) for rows in (request.rows(0, n), mixed)]).double().nan_to_num()
+    return _rounded(joined([_answers(request, rows) for rows in (request.rows(0, n), mixed)]))
+
+
+def targets_identity(request: Request) -> Any:
+    """What tells targets apart, as JSON: what they are; a function's name, and its scores of the inputs themselves."""
+    targets = request.targets
+    if plain(targets):
+        return to_json(targets)
+    return [to_json(targets), _rounded(select(request.outputs, targets))]
+
+
+def _rounded(answers: Tensor) -> str:
+    answers = answers.double().cpu().nan_to_num()
     scale = float(answers.abs().max().clamp(min=torch.finfo(torch.float64).tiny))
     return digest([round(STEPS * math.log(scale)), to_json(torch.round(STEPS * (answers / scale)).long())], 64)
 
@@ -72,7 +85,7 @@ def _answers(request: Request, rows: Sequence[Tensor]) -> Tensor:
         lambda start, stop: ([each[start:stop] for each in rows], torch.arange(start, stop)),
         lambda start, stop, outputs: kept.append(outputs.cpu()),
     )
-    return torch.cat(kept)
+    return joined(kept)
 
 
 def _weights(model: nn.Module) -> Any:

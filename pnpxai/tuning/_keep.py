@@ -17,6 +17,7 @@ from pnpxai.explainers import EXPLAINERS, RankEnsemble
 from pnpxai.metrics import METRICS
 from pnpxai.modality import MODALITIES
 from pnpxai.postprocess import PostProcessor
+from pnpxai.targets import TARGETS
 from pnpxai.tunable import Role, Tunable
 from pnpxai.tuning._identity import model_digest
 from pnpxai.tuning._opinion import Opinion
@@ -216,7 +217,7 @@ def _class(name: str) -> type[Tunable]:
         return next(each for each in listed if each.__name__ == own)
     known: dict[str, type[Tunable]] = {**EXPLAINERS, **METRICS, "PostProcessor": PostProcessor}
     known["RankEnsemble"] = RankEnsemble
-    known |= {each.__name__: each for each in MODALITIES.values()}
+    known |= {**TARGETS, **{each.__name__: each for each in MODALITIES.values()}}
     if name not in known:
         raise StudyError("a class that is registered", name, "Import the module that defines it before loading.")
     return known[name]

@@ -16,7 +16,9 @@ from pnpxai.explainers import Explainer
 from pnpxai.forward import count_forwards
 from pnpxai.kept import Cost, KeptMaps, digest, plain
 from pnpxai.outputs import TargetFunction
+from pnpxai.postprocess import Maps
 from pnpxai.recommender import check_maps
+from pnpxai.targets import take_targets
 from pnpxai.tunable import to_json
 
 
@@ -26,7 +28,7 @@ class Samples:
 
     Attributes:
         inputs: a batch, as explainers take it.
-        targets: class indices ``(n,)``, or a function of the outputs.
+        targets: class indices ``(n,)``, a named target, or a function of the outputs.
     """
 
     inputs: Any
@@ -44,7 +46,8 @@ class MapCache:
         samples: all samples.
         max_bytes: how much memory the maps may take.
         folder: where maps are kept beyond that and for later runs, as safetensors; None for nowhere. Maps of an
-            explainer with a function or another object without a JSON form among its parameters are not kept there.
+            explainer with a function or another object without a JSON form among its parameters are not kept there,
+            nor are those for a function as targets.
         identity: what the maps there depend on besides the explainer's parameters: model and data, as JSON.
     """
 
@@ -63,32 +66,34 @@ class MapCache:
         self._folders: dict[int, Path] = {}
         self._kept = KeptMaps(max_bytes)
 
-    def maps(self, explainer: Explainer, index: Sequence[int]) -> Tensor:
-        """Raw maps of some samples, ``(len(index), …)``, explained only where they are not kept.
+    def maps(self, explainer: Explainer, index: Sequence[int]) -> Maps:
+        """Raw maps of some samples, ``(len(index), …)`` of each input, explained only where they are not kept.
 
         Raises:
             ExplanationError: the explainer returned something that is no map.
         """
         return next(iter(self.refine(explainer, index, ())))
 
-    def refine(self, explainer: Explainer, index: Sequence[int], budgets: Sequence[int]) -> Iterator[Tensor]:
+    def refine(self, explainer: Explainer, index: Sequence[int], budgets: Sequence[int]) -> Iterator[Maps]:
         """Raw maps of some samples, first at growing smaller ``budgets``, last at the explainer's own, which are kept.
 
         Maps that are kept come at once, without the earlier ones. Stop iterating and the rest is never asked.
         """
         number, own = self._place(explainer)
         missing = [i for i in index if not self._recall(own, number, i)]
-        fresh: dict[int, Tensor] = {}
+        fresh: dict[int, tuple[Tensor, ...]] = {}
         if missing:
             for maps, last in self._explained(explainer, number, missing, budgets if missing == list(index) else ()):
                 if not last:
                     yield maps
-            for i, each in zip(missing, maps, strict=True):
-                fresh[i] = each.detach().cpu()
-                self._kept.keep((number, i), (fresh[i],), _file(own, i))
-        found = torch.stack([fresh[i] if i in fresh else self._kept[number, i][0] for i in index])
+            several = maps if isinstance(maps, tuple) else (maps,)
+            for row, i in enumerate(missing):
+                fresh[i] = tuple(each[row].detach().cpu() for each in several)
+                self._kept.keep((number, i), fresh[i], _file(own, i))
+        rows = [fresh[i] if i in fresh else self._kept[number, i] for i in index]
+        found = tuple(torch.stack(each) for each in zip(*rows, strict=True))
         self._kept.shrink()
-        yield found
+        yield found if len(found) > 1 else found[0]
 
     def missing(self, explainer: Explainer, index: Sequence[int]) -> list[int]:
         """The samples among these that would have to be explained."""
@@ -104,7 +109,7 @@ class MapCache:
 
     def _explained(
         self, explainer: Explainer, number: int, index: Sequence[int], budgets: Sequence[int]
-    ) -> Iterator[tuple[Tensor, bool]]:
+    ) -> Iterator[tuple[Maps, bool]]:
         """Maps at each budget and then at the explainer's own, with whether they are the last."""
         inputs, targets = self.samples.take(index)
         seconds, n_forwards = 0.0, 0.0
@@ -116,6 +121,7 @@ class MapCache:
             seconds += time.perf_counter() - start
             n_forwards += counter.n_samples
             check_maps(maps)
+            maps = maps[0] if isinstance(maps, tuple) and len(maps) == 1 else maps
             share = explainer.budget / budgets[step] if step < len(budgets) else 1.0  # as if it had gone on
             cost = Cost(share * n_forwards / len(index), share * seconds / len(index))
             self._kept.costs |= dict.fromkeys([(number, i) for i in index], cost)
@@ -128,7 +134,7 @@ class MapCache:
     def _place(self, explainer: Explainer) -> tuple[int, Path | None]:
         """An explainer's number, and where its maps are kept."""
         number = self._numbers.setdefault(explainer, len(self._numbers))
-        if self.folder is None or not plain(explainer):
+        if self.folder is None or not plain(explainer) or not plain(self.samples.targets):
             return number, None
         if number not in self._folders:
             self._folders[number] = self.folder / digest([self.identity, to_json(explainer)], 32)
@@ -145,6 +151,6 @@ def _file(folder: Path | None, sample: int) -> Path | None:
     return None if folder is None else folder / f"{sample}.safetensors"
 
 
-def take_targets(targets: Tensor | TargetFunction, index: Sequence[int]) -> Tensor | TargetFunction:
-    """The targets of some samples."""
-    return targets[list(index)] if isinstance(targets, Tensor) else targets
+def first_rows(maps: Maps, n: int) -> Maps:
+    """The maps of the first ``n`` samples."""
+    return tuple(each[:n] for each in maps) if isinstance(maps, tuple) else maps[:n]

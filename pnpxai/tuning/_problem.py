@@ -22,11 +22,12 @@ from pnpxai.kept import digest
 from pnpxai.metrics import Metric, metric_for
 from pnpxai.modality import Modality, modality_for
 from pnpxai.outputs import TargetFunction
-from pnpxai.postprocess import PostProcessor
+from pnpxai.postprocess import Maps, PostProcessor
 from pnpxai.recommender import ExplainerLike, Recommendation, explainers_for, recommend
+from pnpxai.targets import Target
 from pnpxai.tunable import to_json
 from pnpxai.tuning._aims import aims_for
-from pnpxai.tuning._identity import model_digest
+from pnpxai.tuning._identity import model_digest, targets_identity
 from pnpxai.tuning._maps import MapCache, Samples
 from pnpxai.tuning._objective import Objective
 from pnpxai.tuning._race import Race
@@ -41,7 +42,7 @@ class Problem:
         objective: scores trials on the tuning samples.
         modality: the kind of data.
         recommendation: None where explainers were given.
-        explained: the tensor to be explained, all samples.
+        explained: what is explained, of all samples.
         tuning_index, holdout_index: which samples are used for what.
         identity: what makes a stored study the same one: parts and their digests.
     """
@@ -49,7 +50,7 @@ class Problem:
     objective: Objective
     modality: Modality
     recommendation: Recommendation | None
-    explained: Tensor
+    explained: Maps
     tuning_index: tuple[int, ...]
     holdout_index: tuple[int, ...]
     identity: dict[str, str]
@@ -78,11 +79,12 @@ def pose(
     """Check and complete what `pnpxai.tune` was given; see there."""
     extractors = forward_arg_extractor, additional_forward_arg_extractor
     scorer = metric_for(metric, model, *extractors)
-    explained, tokens, fixed = _resolved(model, inputs, targets, *extractors)
-    kind = modality_for(modality, explained, tokens)
+    explained, tokens, fixed, about = _resolved(model, inputs, targets, *extractors)
+    first = explained[0] if isinstance(explained, tuple) else explained
+    kind = modality_for(modality, first, tokens)
     if not isinstance(metric, Metric):
         scorer = kind.settled(scorer.set_kwargs(channel_dim=kind.channel_dim))
-    tuning_index, holdout_index = split(len(explained), holdout, fixed, seed)
+    tuning_index, holdout_index = split(len(first), holdout, fixed, seed)
     found: Recommendation | None = None
     if explainers is None:
         found = recommend(
@@ -95,7 +97,7 @@ def pose(
         )
     named = _named(found.explainers if found else explainers_for(model, explainers, *extractors, kind))
     known = model_digest(model, inputs, *extractors) if stored or cache_dir is not None else None
-    data = {"model": known, "inputs": to_json(inputs), "targets": to_json(fixed)}
+    data = {"model": known, "inputs": to_json(inputs), "targets": about}
     usual = postprocessor or kind.postprocessor
     objective = Objective(
         named,
@@ -144,13 +146,16 @@ def versions() -> dict[str, str]:
 
 def _resolved(
     model: Model, inputs: Any, targets: Targets, forward_arg_extractor: Any, additional: Any
-) -> tuple[Tensor, bool, Tensor | TargetFunction]:
+) -> tuple[Maps, bool, Tensor | TargetFunction, Any]:
+    """What is explained, whether it is tokens, the targets with nothing open, and what tells these apart."""
     model_reference(model)
     with guard(model), torch.inference_mode(False):
         request = Request.build(model, inputs, targets, forward_arg_extractor, additional)
         _ = request.outputs
         fixed = request.targets
-        return request.inputs[0].cpu(), request.tokens, fixed.cpu() if isinstance(fixed, Tensor) else fixed
+        own = fixed.cpu() if isinstance(fixed, Tensor | Target) else fixed
+        several = tuple(each.cpu() for each in request.inputs)
+        return several if len(several) > 1 else several[0], request.tokens, own, targets_identity(request)
 
 
 def _named(explainers: Sequence[Explainer]) -> dict[str, Explainer]:

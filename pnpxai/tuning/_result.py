@@ -52,7 +52,7 @@ class Configuration:
     seed_luck: float = 0.0
 
     def maps(self, inputs: Any, targets: Any = None) -> Tensor:
-        """Post-processed maps ``(n, h, w)``, ``(n, t)`` or ``(n, d)``."""
+        """Post-processed maps ``(n, h, w)``, ``(n, t)`` or ``(n, d)``; of several inputs ``(n, f)``, side by side."""
         return self.postprocessor(self.explainer.attribute(inputs, targets))
 
     def scored(self, n: int) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from pnpxai.explainers import Explainer
-from pnpxai.postprocess import PostProcessor
+from pnpxai.postprocess import Maps, PostProcessor
 from pnpxai.tuning._maps import MapCache, budget_name
 from pnpxai.tuning._race import Race
 from pnpxai.tuning._scores import ScoreBook
@@ -54,7 +52,7 @@ class Run:
     cache: MapCache
     book: ScoreBook
     index: Sequence[int]
-    seen: tuple[Explainer, Tensor] | None = None
+    seen: tuple[Explainer, Maps] | None = None
 
     def follow(self) -> Arm:
         """The best of the arms that came furthest: all samples, or where the last of them was stopped."""

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from pnpxai.tuning._claims import REPEATS, full, n_finished, release
-from pnpxai.tuning._grid import untried
+from pnpxai.tuning._grid import at_most, untried
 from pnpxai.tuning._objective import Objective
 from pnpxai.tuning._study import sampler_for
 
@@ -30,12 +30,20 @@ class Guided:
     """Chooses at random for once where the sampler repeats itself, and stops a study whose space is exhausted.
 
     A callback after each trial. Exploiting samplers come back to the best explainer, and if it has nothing to tune
-    they would for ever.
+    they would for ever. A space with no more combinations than trials is tried in turns, without chance.
+
+    Attributes:
+        sampler: chooses as a rule.
+        random: chooses after a repeat.
+        objective: knows what there is to choose.
+        small: there are no more combinations than trials.
+        repeats: how many trials in a row were repeats.
     """
 
     sampler: BaseSampler
     random: RandomSampler
     objective: Objective
+    small: bool = False
     repeats: int = 0
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -43,7 +51,8 @@ class Guided:
         repeated = trial.state == TrialState.PRUNED and trial.user_attrs.get("skipped", "").startswith(REPEATS)
         self.repeats = self.repeats + 1 if repeated else 0
         study.sampler = self.random if repeated else self.sampler
-        if self.repeats >= MOST_REPEATS:
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if self.repeats >= MOST_REPEATS or (self.small and not waiting):
             self.repeats = 0
             other = untried(study, self.objective)
             if other is None:
@@ -83,7 +92,8 @@ def search(
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     key = seed + len(study.trials) + 7919 * worker
     study.sampler = sampler_for(sampler, key, len(objective.explainers), n_workers)
-    guided = Guided(study.sampler, RandomSampler(seed=key), objective)
+    small = at_most(objective, objective.n_trials)
+    guided = Guided(study.sampler, RandomSampler(seed=key), objective, small)
     if study.user_attrs.get("n_trials") != objective.n_trials:
         study.set_user_attr("n_trials", objective.n_trials)
     finished = n_finished(study)
@@ -109,6 +119,9 @@ def search(
                 study.stop()
 
         if nothing_left():
+            return
+        if small and untried(study, objective) is None:
+            study.set_user_attr("exhausted", True)
             return
         left = None if timeout is None else deadline - time.monotonic()
         study.optimize(objective, timeout=left, catch=(Exception,), callbacks=[guided, *callbacks, advance])

@@ -331,9 +331,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         assert process.wait() == -signal.SIGKILL
     done = sum(len(each.read_text().splitlines()) for each in tmp_path.rglob("*.jsonl"))
     assert 4 <= done < 4 * 12
+    judged = 2 * (done // 4)  # two samples by two metrics, one after the other: it may have been killed between them
     exp = killed.experiment(tmp_path)
     left = exp.estimate()
-    assert left[left["step"] == "scores"]["n"].sum() == 2 * 12 - done // 2
+    assert left[left["step"] == "scores"]["n"].sum() == 2 * 12 - judged
     with count_forwards() as counter:
         found = exp.run(progress=False)
     expected = killed.experiment(None).run(progress=False)
@@ -342,7 +343,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         found.sort_values(order, ignore_index=True), expected.sort_values(order, ignore_index=True)
     )
     whole, recognised, between = 12 * (1 + 2 + 2 * (1 + 10)), 12, 10
-    assert counter.n_samples <= whole + recognised - between * (done // 2)
+    assert counter.n_samples <= whole + recognised - between * judged
 
 
 def test_nothing_is_written_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

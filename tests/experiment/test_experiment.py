@@ -84,6 +84,11 @@ def test_run_batch_by_id_name_class_and_instance() -> None:
     assert by_id["evaluation"].shape == (2,)
 
 
+def test_an_explainer_without_anything_to_tune_is_tried_once() -> None:
+    result = experiment().optimize(explainer_id="Gradient", n_trials=5, progress=False)
+    assert len(result.study.trials) == 1
+
+
 def test_maps_and_scores_are_made_once() -> None:
     exp = experiment(metrics=[Complexity, MoRF])
     exp.run(progress=False)

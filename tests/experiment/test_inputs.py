@@ -13,7 +13,7 @@ import pnpxai
 from pnpxai.errors import InputError, ParameterError
 from pnpxai.explainers import RISE, Gradient, GradientXInput, SmoothGrad
 from pnpxai.forward import Request, TokenIds
-from pnpxai.metrics import AbPC, Complexity, MuFidelity, Sensitivity
+from pnpxai.metrics import AbPC, Complexity, Comprehensiveness, MuFidelity, Sensitivity
 from pnpxai.modality import Image, Text
 from pnpxai.postprocess import PostProcessor
 from tests.harm import untouched
@@ -299,11 +299,33 @@ def test_maps_of_several_inputs_are_not_taken_for_those_of_several_samples() -> 
     torch.testing.assert_close(made.explain(1, [1])[1], second[1:], rtol=0.2, atol=0.2)
 
 
-def test_metrics_say_that_they_judge_one_map() -> None:
-    results = two().run(progress=False)
-    assert results["failure"].str.contains("Choose one with forward_arg_extractor").all()
-    with pytest.raises(InputError, match="2 tensors"):
-        two().run_batch()
+class Joined(nn.Module):
+    """The same of both inputs in a row."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, both: Tensor) -> Tensor:
+        return self.net(both[:, :6], both[:, 6:])
+
+
+@pytest.mark.parametrize("normalization", ["identity", "min_max"])
+def test_maps_of_several_inputs_are_judged_in_one_order(normalization: str) -> None:
+    postprocessors = [PostProcessor(normalization_fn=normalization, channel_dim=None)]
+    made = two(metrics=[AbPC, Comprehensiveness, Complexity, MuFidelity], postprocessors=postprocessors)
+    results, net = made.run(progress=False), Joined(made.model)
+    joint, targets = torch.cat(made.inputs(), 1), made.targets()
+    for name, explainer in (("Gradient", Gradient(net)), ("SmoothGrad", None)):
+        maps = explainer.attribute(joint, targets) if explainer else torch.cat(made.explain(name), 1)
+        for metric in (AbPC, Comprehensiveness, Complexity):
+            rows = results[(results["explainer"] == name) & (results["metric"] == metric.__name__)]
+            expected = metric(net).evaluate(joint, targets, postprocessors[0](maps))
+            assert rows.sort_values("data_id")["score"].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    failures = results[results["metric"] == "MuFidelity"]["failure"]
+    assert failures.str.contains("2 tensors.*Choose one with forward_arg_extractor").all()
+    batched = made.run_batch("Gradient")
+    assert batched["postprocessed"].shape == (2, 12)
 
 
 def test_one_of_several_inputs_is_chosen_by_extractors() -> None:

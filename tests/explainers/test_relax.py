@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from pnpxai.errors import ModelError, ParameterError, TargetError, UnknownNameError
 from pnpxai.explainers import RELAX, RelaxExplanation
-from pnpxai.explainers.relax import cosine, filter_uncertain
+from pnpxai.explainers.relax import filter_uncertain
 from pnpxai.forward import count_forwards
+from pnpxai.targets.similarity import cosine
 from tests.explainers.masks import draw_masks
 from tests.nets import MLP, TimeCNN, VGGLike, Wrapped, as_tuple, batch, seeded
 

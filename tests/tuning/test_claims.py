@@ -240,6 +240,10 @@ class Choosing:
         self.during()
         return float(choice)
 
+    def build(self, trial: Trial) -> None:
+        """What `at_most` counts."""
+        trial.suggest_int("choice", 0, 9)
+
 
 def test_a_worker_waits_for_the_last_trials_of_others_and_goes_on_if_they_are_lost(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
