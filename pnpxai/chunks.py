@@ -94,7 +94,8 @@ def fastest_chunk_size(run: Callable[[int], object], most: int, clock: Callable[
     """The size at which a sample takes least, among 1, 2, 4 … until two sizes in turn gain nothing.
 
     Args:
-        run: lets so many samples pass once, to the end; a size for which memory runs out ends the trial.
+        run: lets so many samples pass once, to the end; a size above 1 that fails, as where memory runs out, ends the
+            trial.
         most: the largest size that is tried.
         clock: the time in seconds.
 
@@ -110,8 +111,8 @@ def fastest_chunk_size(run: Callable[[int], object], most: int, clock: Callable[
     while size <= most and without_gain < 2:
         try:
             seconds = min(_timed(run, size, clock) for _ in range(REPEATS))
-        except Exception as error:
-            if size == 1 or not out_of_memory(error):
+        except Exception:
+            if size == 1:
                 raise
             break
         gains = not taken or seconds * SLOWER < min(taken.values())

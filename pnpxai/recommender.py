@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -12,13 +12,14 @@ import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
-from pnpxai.batches import Extractor, Targets, take_samples
+from pnpxai.batches import Extractor, Targets, n_samples, take_samples
 from pnpxai.callables import Model, same_model
-from pnpxai.errors import ExplanationError, ParameterError, PnPXAIError, UnsupportedModelError, unknown_name
+from pnpxai.errors import ExplanationError, ParameterError, PnPXAIError, unknown_name
 from pnpxai.explainers import EXPLAINERS, Explainer
 from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request, count_forwards, model_reference
 from pnpxai.guard import guard
+from pnpxai.map_checks import check_maps, misread, tells_features_apart
 from pnpxai.modality import Modality, modality_for
 from pnpxai.modules import Architecture, detect_model_architecture
 from pnpxai.targets import take_targets
@@ -26,6 +27,12 @@ from pnpxai.targets import take_targets
 ExplainerLike: TypeAlias = str | type[Explainer] | Explainer
 FIRST_CALL = 3.0
 """Seconds below which a first call is measured again: it may have gone to imports and to trials of chunk sizes."""
+MOST_TRIED = 4
+"""Inputs whose maps are looked at before an explainer is rejected because they are the same everywhere."""
+CERTAIN = "Where a model is so sure that its probability does not change, score='logit' may say something."
+"""What to do where a map of probabilities says nothing."""
+DATA = {2: "features (n, d)", 3: "series (n, c, t)", 4: "images (n, c, h, w)", 5: "volumes (n, c, d, h, w)"}
+"""What inputs of so many dimensions are."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +135,12 @@ def recommend(
         True
     """
     model_reference(model)
+    several: tuple[Tensor, ...] = ()
     explained, tokens = None, False
     if inputs is not None:
         with guard(model), torch.inference_mode(False):
             request = Request.build(model, inputs, targets, forward_arg_extractor, additional_forward_arg_extractor)
-            explained, tokens = request.inputs[0], request.tokens
+            several, explained, tokens = request.inputs, request.inputs[0], request.tokens
             _, targets = request.outputs, request.targets
     kind = modality_for("image" if modality is None and explained is None else modality, explained, tokens)
     architecture = detect_model_architecture(
@@ -146,9 +154,9 @@ def recommend(
     runs: dict[str, DryRun] = {}
     for each in explainers_for(model, explainers, forward_arg_extractor, additional_forward_arg_extractor, kind):
         name = type(each).__name__
-        reason = unread(each) or unmet(type(each), architecture, explained)
+        reason = unread(each) or unmet(type(each), architecture, several)
         if reason is None and inputs is not None and dry_run:
-            outcome = try_once(each, inputs, targets)
+            outcome = try_once(each, inputs, targets, lambda maps: misread(maps, explained, kind.channel_dim))
             if isinstance(outcome, DryRun):
                 runs[name] = outcome
             else:
@@ -206,7 +214,7 @@ def unread(explainer: Explainer) -> str | None:
     return "it needs gradients or the modules inside, and a function that is no torch.nn.Module has neither."
 
 
-def unmet(explainer: type[Explainer], architecture: Architecture, inputs: Tensor | None) -> str | None:
+def unmet(explainer: type[Explainer], architecture: Architecture, inputs: Sequence[Tensor]) -> str | None:
     """Why an explainer's declarations do not fit, in a sentence; None if they do."""
     excluded = [kind for kind in explainer.EXCLUDED_MODULES if kind in architecture]
     if excluded:
@@ -215,36 +223,56 @@ def unmet(explainer: type[Explainer], architecture: Architecture, inputs: Tensor
         return f"it has no correct treatment of {kind.__name__}, which the model has at {place!r}."
     asks = not set(explainer.SUPPORTED_MODULES) >= set(ANY_MODULE)
     if asks and not any(kind in architecture for kind in explainer.SUPPORTED_MODULES):
-        needed = ", ".join(kind.__name__ for kind in explainer.SUPPORTED_MODULES)
-        return f"it needs a model with one of {needed}, and this one has none."
-    if inputs is not None and explainer.INPUT_NDIMS and inputs.ndim not in explainer.INPUT_NDIMS:
-        allowed = " or ".join(str(ndim) for ndim in explainer.INPUT_NDIMS)
-        return f"it explains inputs with {allowed} dimensions (batch included), and these have {inputs.ndim}."
+        needed = " or ".join(kind.__name__ for kind in explainer.SUPPORTED_MODULES)
+        return f"it works on {needed} layers, and none is seen in this model."
+    strange = [each.ndim for each in inputs if explainer.INPUT_NDIMS and each.ndim not in explainer.INPUT_NDIMS]
+    if strange:
+        allowed = " or ".join(DATA.get(ndim, f"inputs with {ndim} dimensions") for ndim in explainer.INPUT_NDIMS)
+        which = "these inputs have" if len(inputs) == 1 else "one of these inputs has"
+        return f"it explains {allowed}, and {which} {strange[0]} dimensions, batch included."
     return None
 
 
-def try_once(explainer: Explainer, inputs: Any, targets: Targets = None) -> DryRun | str:
-    """Explain the first input at the least budget; the cost, or in a sentence why the map is no good."""
+def try_once(
+    explainer: Explainer, inputs: Any, targets: Targets = None, judge: Callable[[Any], str | None] | None = None
+) -> DryRun | str:
+    """Explain one input at the least budget; the cost, or in a sentence why the map is no good.
+
+    Args:
+        explainer: which.
+        inputs: of which the first is explained, or where its map is the same everywhere one of the next, up to
+            `MOST_TRIED`.
+        targets: as for `Explainer.attribute`.
+        judge: says why a map is no good, None where it is.
+    """
     cheap, share = least_budget(explainer)
     try:
         with count_forwards() as counter:
             maps, seconds = _timed(cheap, inputs, targets)
+        if not tells_features_apart(maps):
+            for sample in range(1, min(n_samples(inputs), MOST_TRIED)):
+                maps, _ = _timed(cheap, inputs, targets, sample)
+                if tells_features_apart(maps):
+                    break
         check_maps(maps)
+        if judge is not None and (reason := judge(maps)) is not None:
+            return reason
         if seconds < FIRST_CALL:
             with count_forwards() as counter:  # without what a trial of chunk sizes took
                 _, seconds = _timed(cheap, inputs, targets)
-    except UnsupportedModelError as error:
-        return f"it has no correct treatment of {error.received}. {error.advice}"
+    except ExplanationError as error:
+        advice = CERTAIN if getattr(explainer, "score", None) == "probability" else error.advice
+        return f"it has to give {error.expected}, and gave {error.received}. {advice}"
     except PnPXAIError as error:
-        return f"on one of the inputs it gave an error: {error}"
+        return f"it needs {error.expected}, and found {error.received}. {error.advice}"
     except Exception as error:
         return f"on one of the inputs it failed with {type(error).__name__}: {str(error).rstrip('.')}."
     return DryRun(seconds, counter.n_samples, seconds * share, counter.n_samples * share)
 
 
-def _timed(explainer: Explainer, inputs: Any, targets: Targets) -> tuple[Any, float]:
+def _timed(explainer: Explainer, inputs: Any, targets: Targets, sample: int = 0) -> tuple[Any, float]:
     start = time.perf_counter()
-    maps = explainer.attribute(take_samples(inputs, [0]), _first(targets))
+    maps = explainer.attribute(take_samples(inputs, [sample]), _of_sample(targets, sample))
     return maps, time.perf_counter() - start
 
 
@@ -261,25 +289,7 @@ def least_budget(explainer: Explainer) -> tuple[Explainer, float]:
     return explainer.set_kwargs(**changes), share
 
 
-def check_maps(maps: Any) -> None:
-    """Refuse maps that are not finite, or say nothing because they are the same everywhere.
-
-    Raises:
-        ExplanationError: says which.
-    """
-    for each in maps if isinstance(maps, tuple | list) else (maps,):
-        if not isinstance(each, Tensor):
-            raise ExplanationError("a tensor of attributions", type(each).__name__, "attribute() has to return maps.")
-        if not torch.isfinite(each).all():
-            raise ExplanationError("a finite map", "NaN or infinity", "The method breaks down on this model.")
-        flat = each.flatten(1)
-        if flat.shape[1] > 1 and bool((flat == flat[:, :1]).all()):
-            raise ExplanationError(
-                "a map that tells features apart", "the same value everywhere", "It says nothing here."
-            )
-
-
-def _first(targets: Targets) -> Targets:
+def _of_sample(targets: Targets, sample: int) -> Targets:
     if isinstance(targets, Sequence) and not isinstance(targets, str):
-        return targets[:1]
-    return take_targets(targets, [0]) if isinstance(targets, Tensor) or callable(targets) else targets
+        return targets[sample : sample + 1]
+    return take_targets(targets, [sample]) if isinstance(targets, Tensor) or callable(targets) else targets

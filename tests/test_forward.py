@@ -11,6 +11,15 @@ from torch import Tensor, nn
 
 from pnpxai.chunks import out_of_memory
 from pnpxai.errors import InputError, ModelError, TargetError, UnsupportedModelError
+from pnpxai.explainers import (
+    RISE,
+    DeepLiftShap,
+    Explainer,
+    GradCam,
+    IntegratedGradients,
+    KernelShap,
+    LRPEpsilonPlus,
+)
 from pnpxai.forward import Request, count_forwards
 from tests.harm import untouched
 from tests.nets import MLP, RaisesAt, VGGLike, Wrapped, as_dict, as_tuple, batch, seeded
@@ -223,6 +232,36 @@ def test_one_item_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(ModelError, match="memory for one input") as caught:
         _ = Request.build(limited, batch(4, 6)).outputs
     assert isinstance(caught.value.__cause__, MemoryError)
+
+
+class OneAtATime(nn.Module):
+    """Has its batch size written in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = seeded(VGGLike())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.reshape(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "explainer",
+    [RISE, IntegratedGradients, KernelShap, LRPEpsilonPlus, DeepLiftShap, GradCam],
+    ids=lambda each: each.__name__,
+)
+def test_a_model_of_one_sample_at_a_time_is_explained_like_any_other(explainer: type[Explainer]) -> None:
+    model, x = OneAtATime(), batch(3, 3, 16, 16)
+    budget = {name: 64 for name in explainer.BUDGET}
+    maps = explainer(model, **budget).attribute(x)
+    assert torch.allclose(maps, explainer(model.net, **budget).attribute(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_failure_that_does_not_come_again_is_not_hidden() -> None:
+    for at in (1, 2, 3):
+        request = Request.build(RaisesAt(seeded(MLP()), at), batch(6, 6), chunk_size=2)
+        with pytest.raises(ModelError, match="the network broke here"):
+            _ = request.outputs
 
 
 def test_counters_nest_and_close() -> None:

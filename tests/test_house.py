@@ -32,6 +32,7 @@ ORDER: list[set[str]] = [
     {"explainers"},
     {"metrics"},
     {"modality"},
+    {"map_checks"},
     {"recommender"},
     {"tuning"},
     {"samples"},

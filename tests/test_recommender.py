@@ -12,7 +12,7 @@ from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request, count_forwards
 from pnpxai.modules import Attention, Convolution
 from pnpxai.recommender import least_budget
-from tests.nets import MLP, TimeCNN, VGGLike, Wrapped, batch, seeded
+from tests.nets import MLP, TimeCNN, TinyTransformer, VGGLike, Wrapped, batch, seeded
 from tests.registry import unregistered
 
 
@@ -160,6 +160,86 @@ def test_a_failing_explainer_stops_no_other() -> None:
     assert "ZeroDivisionError: no luck today" in recommendation.rejected["Crashing"]
     assert "same value everywhere" in recommendation.rejected["Constant"]
     assert "tensor" in recommendation.rejected["Strange"]
+
+
+@unregistered
+class OfBright(Explainer):
+    """Says something about inputs whose mean is positive alone, and about no target 0."""
+
+    SUPPORTED_MODULES = ANY_MODULE
+
+    def explain_request(self, request: Request) -> Tensor:
+        return request.input * (request.input.mean(1) > 0)[:, None] * (request.targets > 0)[:, None]
+
+
+@pytest.mark.parametrize(("bright", "fits"), [(1, True), (3, True), (4, False), (None, False)])
+def test_an_explainer_with_nothing_to_say_about_the_first_input_is_tried_on_the_next(
+    bright: int | None, fits: bool
+) -> None:
+    inputs = -batch(6, 6).abs()
+    if bright is not None:
+        inputs[bright] *= -1
+    targets = torch.tensor([0, 1, 2, 2, 1, 0])
+    found = pnpxai.recommend(seeded(MLP()), inputs, targets, explainers=[OfBright])
+    assert bool(found.explainers) is fits
+    if not fits:
+        assert found.rejected["OfBright"].startswith(
+            "it has to give a map that tells features apart, and gave the same"
+        )
+
+
+@unregistered
+class OfSome(Explainer):
+    """Maps of several inputs, all zeros but for those of one of them."""
+
+    SUPPORTED_MODULES = ANY_MODULE
+
+    def __init__(self, model, forward_arg_extractor=None, additional_forward_arg_extractor=None, which: int = 0):
+        super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
+        self.which = which
+
+    def explain_request(self, request: Request) -> tuple[Tensor, ...]:
+        return tuple(each if i == self.which else torch.zeros_like(each) for i, each in enumerate(request.inputs))
+
+
+class Added(nn.Module):
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
+
+
+@pytest.mark.parametrize(("which", "fits"), [(0, True), (1, True), (2, False)])
+def test_of_several_inputs_one_map_that_says_something_is_enough(which: int, fits: bool) -> None:
+    model = Added()
+    found = pnpxai.recommend(model, (batch(1, 3), batch(1, 3, seed=2)), explainers=[OfSome(model, which=which)])
+    assert bool(found.explainers) is fits
+    apart = pnpxai.recommend(Added(), (batch(1, 3, 8, 8), batch(1, 8)), explainers=["MP"])
+    assert apart.rejected["MP"].startswith("it explains images (n, c, h, w), and one of these inputs has 2 dimensions")
+
+
+def test_an_explainer_that_takes_time_for_channels_is_not_recommended() -> None:
+    model, x = seeded(TinyTransformer()), batch(1, 8, 4)
+    found = pnpxai.recommend(model, x, modality="text", explainers=["RISE", "KernelShap", "Occlusion", "Gradient"])
+    assert [type(each).__name__ for each in found.explainers] == ["Gradient"]
+    assert all("takes dimension 1 for channels" in why for why in found.rejected.values())
+    assert len(pnpxai.recommend(model, x, explainers=["RISE", "Gradient"]).explainers) == 2  # as series (n, c, t)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "name", "reason"),
+    [
+        (MLP, (1, 6), "GradCam", "it works on Convolution layers, and none is seen in this model."),
+        (MLP, (1, 6), "MP", "it explains images (n, c, h, w), and these inputs have 2 dimensions, batch included."),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2)),
+            (1, 6),
+            "GuidedBackprop",
+            "it needs a model whose activations are rectifiers such as ReLU, called as torch functions, and found "
+            "Tanh. Use a method that takes any activation, e.g. GradCam, Gradient or IntegratedGradients.",
+        ),
+    ],
+)
+def test_reasons_say_what_is_needed_and_what_was_found(make, shape: tuple[int, ...], name: str, reason: str) -> None:
+    assert pnpxai.recommend(seeded(make()), batch(*shape), explainers=[name]).rejected == {name: reason}
 
 
 def test_prints_and_renders() -> None:

@@ -78,6 +78,7 @@ class Following(Watch):
         self._places: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._lost: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._unfollowed: list[int] = []
+        self._at_one_place: set[int] = set()
         self._n_axes = 0
 
     @contextlib.contextmanager
@@ -94,10 +95,17 @@ class Following(Watch):
         return found
 
     def lost_by(self, after: int) -> str | None:
-        """What went on without known places after a call: a convolution, or attention but for one that pools."""
-        attended = [each.attends or each.name in Attention.FUNCTIONS for each in self.operations[after + 1 :]]
+        """What went on without known places after a call: a convolution, or attention but for one that pools.
+
+        Attention at one place alone, as where an image has shrunk to a single position, moves nothing.
+        """
+        attended = sum(
+            each.attends or each.name in Attention.FUNCTIONS
+            for number, each in enumerate(self.operations)
+            if number > after and number not in self._at_one_place
+        )
         convolved = any(number > after for number in self._unfollowed)
-        return "a convolution" if convolved else "attention" if sum(attended) > 1 else None
+        return "a convolution" if convolved else "attention" if attended > 1 else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Make the call and follow the places of its arguments to its results."""
@@ -122,6 +130,8 @@ class Following(Watch):
             self._lost[each] = True
         for tensor, places in found:
             self._follow(name, tensor, places)
+            if places.single:
+                self._at_one_place.add(len(self.operations) - 1)
         if name in Convolution.FUNCTIONS and not found and result.shape[2:].numel() > 1:
             self._unfollowed.append(len(self.operations) - 1)
         return result

@@ -118,7 +118,7 @@ def _check(outputs: Tensor) -> None:
 
 def _refused(received: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        "a model whose activations are rectifiers, which define guided backpropagation, called as torch functions",
+        "a model whose activations are rectifiers such as ReLU, called as torch functions",
         received,
         "Use a method that takes any activation, e.g. GradCam, Gradient or IntegratedGradients.",
     )

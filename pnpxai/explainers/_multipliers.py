@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,12 +162,15 @@ def sampled(call: Call, pairs: Pairs) -> Any:
 
 
 def unlisted(call: Call, pairs: Pairs) -> Any:
-    """What is in no list: harmless if it gives no numbers; refused when multipliers reach it; values must not leave."""
+    """What is in no list: harmless if it gives no numbers; refused when multipliers reach it; values must not leave.
+
+    A truth value may, as in a check of the inputs, where it is that of the references too.
+    """
     if call.target is not None:
         raise unsupported(call, RULED)
     if call.name in LEAVING:
         result = call.swapped(Tensor.detach).run()
-        if not np.array_equal(result, pairs.of_references(call)):
+        if not isinstance(result, bool) or result != pairs.of_references(call):
             raise unsupported(call, "a model that takes the same way for a sample and its references")
         return result
     with torch.no_grad():
@@ -178,7 +180,7 @@ def unlisted(call: Call, pairs: Pairs) -> Any:
     error, tensors = unsupported(call, RULED), call.tensors
 
     def barred(each: Any) -> Any:
-        numbers = isinstance(each, Tensor) and each.is_floating_point()
+        numbers = isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex())
         return Barrier.apply(error, (each.data,), *tensors) if numbers else each
 
     made = type(result)([barred(each) for each in result]) if isinstance(result, tuple | list) else barred(result)

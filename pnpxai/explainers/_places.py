@@ -48,6 +48,11 @@ class Places:
         own = [{dim} if self.axes[0].shape[dim] > 1 else set() for dim in range(2, 2 + len(means))]
         return all(_varies(each) == dims for each, dims in zip(means, own, strict=True))
 
+    @property
+    def single(self) -> bool:
+        """Whether every element belongs to the same place."""
+        return all(bool(each.isfinite().all()) and not _varies(each) for each in self.axes)
+
     def mean(self, dim: int, shape: torch.Size) -> Places:
         """The mean places along a dimension, for a tensor of another size of it."""
         return Places(tuple(each.nanmean(dim, keepdim=True).expand(shape) for each in self.axes))

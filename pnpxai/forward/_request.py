@@ -348,9 +348,12 @@ class Request:
     ) -> Iterator[tuple[int, int, T]]:
         """Ask about any number of items, ``size`` at a time; what runs out of memory is halved and asked again.
 
+        A model that fails on several items, twice, is asked about one at a time: in exported models the batch size may
+        be written in.
+
         Args:
             n_items: how many there are in all.
-            size: how many at once; where it is halved, the rest is asked in the smaller size, and later calls too.
+            size: how many at once; where it is lowered, the rest is asked in the smaller size, and later calls too.
             ask: from ``start, stop`` to what the model says about those items.
             advice: what to do where a single item is too large.
 
@@ -367,13 +370,27 @@ class Request:
                 answer = ask(start, stop)
             except Exception as error:
                 if not out_of_memory(error):
-                    raise
+                    if stop - start == 1 or not _fails_again(error, ask, start, stop):
+                        raise
+                    self.chunk_size = size = 1
+                    continue
                 if stop - start == 1:
                     raise ModelError("enough memory for one input", f"{error}", advice) from error
                 self.chunk_size = size = (stop - start) // 2
                 continue
             yield start, stop, answer
             start = stop
+
+
+def _fails_again(error: Exception, ask: Callable[[int, int], object], start: int, stop: int) -> bool:
+    """Whether the model itself failed on these items, and does so when it is asked again."""
+    if not isinstance(error, ModelError) or error.__cause__ is None:
+        return False
+    try:
+        ask(start, stop)
+    except ModelError:
+        return True
+    return False
 
 
 def _own(argument: Any) -> Any:

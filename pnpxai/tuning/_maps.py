@@ -15,9 +15,9 @@ from pnpxai.batches import take_samples
 from pnpxai.explainers import Explainer
 from pnpxai.forward import count_forwards
 from pnpxai.kept import Cost, KeptMaps, digest, plain
+from pnpxai.map_checks import check_maps
 from pnpxai.outputs import TargetFunction
 from pnpxai.postprocess import Maps
-from pnpxai.recommender import check_maps
 from pnpxai.targets import take_targets
 from pnpxai.tunable import to_json
 

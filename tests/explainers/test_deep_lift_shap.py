@@ -443,16 +443,31 @@ def test_rounding_alone_is_not_warned_of() -> None:
     [
         (lambda x: x.sort(1).values, "sort in the model itself"),
         (lambda x: x.cumprod(1), "cumprod in the model itself"),
+        (lambda x: x + torch.fft.fft(x).real, "in the model itself"),
         (lambda x: torch.pow(x.abs() + 1, x), "pow in the model itself.*of 2 tensors"),
         (lambda x: F.dropout(x, 0.5), "randomness.*dropout"),
         (lambda x: F.batch_norm(x, None, None, training=True), "neighbours.*batch_norm"),
         (lambda x: x * 2 if x.sum() > 0 else x, "same way.*__bool__"),
         (lambda x: x * float(x.max()), "same way.*__float__"),
+        (lambda x: x * (1 + int(x.sum() > -1e9)), "same way.*__int__"),
         (lambda x: x * x.detach().numpy().max(), "same way.*numpy"),
         (lambda x: x[x > 0].sum() + x, "one shape.*__getitem__"),
         (lambda x: Doubled.apply(x), "DoubledBackward, made out of sight"),
     ],
-    ids=["sort", "cumprod", "power", "dropout", "batch norm", "branch", "float", "numpy", "shape", "out of sight"],
+    ids=[
+        "sort",
+        "cumprod",
+        "complex",
+        "power",
+        "dropout",
+        "batch norm",
+        "branch",
+        "float",
+        "int",
+        "numpy",
+        "shape",
+        "out of sight",
+    ],
 )
 def test_what_has_no_rule_is_refused_by_name(function: Callable[[Tensor], Tensor], said: str) -> None:
     net, x = Net(lambda x: function(x).relu()), double(2, 6).abs()

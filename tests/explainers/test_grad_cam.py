@@ -275,6 +275,10 @@ def test_what_cannot_be_followed_is_refused() -> None:
         def embedded(self, x: Tensor) -> Tensor:
             return super().embedded(x).sort(1).values
 
+    class Pruned(Patches):
+        def block(self, number: int, x: Tensor) -> Tensor:
+            return super().block(number, x[:, [0, 1, 2, 6]] if number == 1 else x)
+
     class TwoWays(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -287,12 +291,47 @@ def test_what_cannot_be_followed_is_refused() -> None:
         GradCam(seeded(ChannelsLast())).attribute(batch(1, 16, 16, 3))
     with pytest.raises(UnsupportedModelError, match="attention after positions"):
         GradCam(seeded(Rearranged("first"))).attribute(batch(1, 3, 8, 16))
+    with pytest.raises(UnsupportedModelError, match="attention after positions"):
+        GradCam(seeded(Pruned("first"))).attribute(batch(1, 3, 8, 16))
     two, x = seeded(TwoWays()), batch(1, 3, 9, 9)
     with pytest.raises(UnsupportedModelError, match="all of the score"):
         GradCam(two).attribute(x, 0)
     coarse = LayerGradCam(two, two.other).attribute(x, 0, relu_attributions=True).detach()
     expected = F.interpolate(coarse, size=(9, 9), mode="bilinear")
     torch.testing.assert_close(GradCam(two, layer="other").attribute(x, 0), expected)
+
+
+class Shrinking(nn.Module):
+    """A pyramid with attention over the single position that is left of 2 × 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 4, stride=4), nn.Conv2d(6, 6, 2)
+        self.qkv = nn.ModuleList(nn.Linear(6, 18) for _ in range(3))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x).relu()).flatten(2).transpose(1, 2)
+        for each in self.qkv:
+            x = x + F.scaled_dot_product_attention(*each(x).chunk(3, -1))
+        return self.head(x.mean(1))
+
+
+def test_attention_at_a_single_position_comes_after_the_last_feature_maps() -> None:
+    net, x = seeded(Shrinking()), batch(1, 3, 8, 8)
+    torch.testing.assert_close(GradCam(net).attribute(x, 1), rectified_maps(net, x, 1))
+
+
+def rectified_maps(net: Shrinking, x: Tensor, target: int) -> Tensor:
+    """Grad-CAM of the rectified output of the first convolution, by autograd alone."""
+    activations = net.first(x).relu().detach().requires_grad_()
+    tokens = net.second(activations).flatten(2).transpose(1, 2)
+    for each in net.qkv:
+        tokens = tokens + F.scaled_dot_product_attention(*each(tokens).chunk(3, -1))
+    (slopes,) = torch.autograd.grad(net.head(tokens.mean(1))[:, target].sum(), activations)
+    coarse = (slopes.mean((2, 3), keepdim=True) * activations).sum(1, keepdim=True).relu()
+    assert coarse.any()
+    return F.interpolate(coarse, size=x.shape[2:], mode="bilinear").detach()
 
 
 def test_a_convolution_after_positions_were_lost_must_be_named() -> None:

@@ -185,9 +185,10 @@ def test_bad_similarities_say_so(similarity: object, error: type[Exception], mat
         RELAX(seeded(MLP()), n_masks=5, similarity=similarity).explain(batch(1, 6))
 
 
-def test_a_single_number_has_no_angle() -> None:
+@pytest.mark.parametrize("model", [nn.Linear(6, 1), nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))])
+def test_a_single_number_has_no_angle(model: nn.Module) -> None:
     with pytest.raises(ModelError, match="at least 2 numbers a sample"):
-        RELAX(nn.Linear(6, 1), n_masks=5).explain(batch(1, 6))
+        RELAX(model, n_masks=5).explain(batch(1, 6))
 
 
 def test_a_half_precision_model_is_compared_in_single_precision() -> None:
