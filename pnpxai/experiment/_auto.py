@@ -17,6 +17,7 @@ from pnpxai.experiment._two_inputs import Kind, OneOfTwo, TheOther, arguments_of
 from pnpxai.forward import TokenIds
 from pnpxai.metrics import AbPC, Complexity, MuFidelity, Sensitivity
 from pnpxai.modality import Image, Modality, Tabular, Text, TimeSeries
+from pnpxai.pieces import Tokenizer, special_ids_of
 from pnpxai.postprocess import PostProcessor
 from pnpxai.targets import Target
 
@@ -89,6 +90,7 @@ class AutoExplanationForTextClassification(AutoExplanation):
         data: as for `Experiment`: mappings with ``"input_ids"``, as a tokenizer returns them, or ids.
         special_ids: ids that are never perturbed and whose maps are zero, such as those of a tokenizer's ``[CLS]``,
             ``[SEP]`` and ``[PAD]`` (``tokenizer.all_special_ids``). Padding is found by an ``"attention_mask"``.
+        tokenizer: how ids become words, as for `pnpxai.modality.Text`; the ids it adds itself are special, too.
         **options: as for `AutoExplanation`; a ``forward_arg_extractor`` takes the place of ``special_ids``.
 
     Example:
@@ -103,10 +105,16 @@ class AutoExplanationForTextClassification(AutoExplanation):
 
     MODALITY = Text
 
-    def __init__(self, model: Model, data: Any, special_ids: Sequence[int] = (), **options: Any) -> None:
-        options["forward_arg_extractor"] = options.get("forward_arg_extractor") or TokenIds(tuple(special_ids))
+    def __init__(
+        self, model: Model, data: Any, special_ids: Sequence[int] = (), tokenizer: Tokenizer = None, **options: Any
+    ) -> None:
+        special = (*special_ids, *special_ids_of(tokenizer))
+        options["forward_arg_extractor"] = options.get("forward_arg_extractor") or TokenIds(special)
+        if options.get("modality") is None:
+            options["modality"] = Text(tokenizer=tokenizer)
         super().__init__(model, data, **options)
         self.special_ids = special_ids
+        self.tokenizer = tokenizer
 
 
 class AutoExplanationForVisualQuestionAnswering(AutoExplanation):
@@ -118,6 +126,7 @@ class AutoExplanationForVisualQuestionAnswering(AutoExplanation):
             tuples that begin with the two in the model's order.
         explained: ``"image"`` or ``"text"``.
         special_ids: as for `AutoExplanationForTextClassification`.
+        tokenizer: likewise.
         **options: as for `AutoExplanation`.
 
     Raises:
@@ -125,15 +134,21 @@ class AutoExplanationForVisualQuestionAnswering(AutoExplanation):
     """
 
     def __init__(
-        self, model: Model, data: Any, explained: Kind = "image", special_ids: Sequence[int] = (), **options: Any
+        self,
+        model: Model,
+        data: Any,
+        explained: Kind = "image",
+        special_ids: Sequence[int] = (),
+        tokenizer: Tokenizer = None,
+        **options: Any,
     ) -> None:
         if explained not in ("image", "text"):
             raise ParameterError("explained='image' or 'text'", f"{explained!r}", "Choose one; explain both in turn.")
         arguments = arguments_of(model)
         chosen: dict[str, Any] = {
-            "modality": Image if explained == "image" else Text,
+            "modality": Image if explained == "image" else Text(tokenizer=tokenizer),
             "input_extractor": first_two,
-            "forward_arg_extractor": OneOfTwo(explained, arguments, tuple(special_ids)),
+            "forward_arg_extractor": OneOfTwo(explained, arguments, (*special_ids, *special_ids_of(tokenizer))),
             "additional_forward_arg_extractor": TheOther(explained, arguments),
         }
         super().__init__(
@@ -141,3 +156,4 @@ class AutoExplanationForVisualQuestionAnswering(AutoExplanation):
         )
         self.explained = explained
         self.special_ids = special_ids
+        self.tokenizer = tokenizer

@@ -163,7 +163,7 @@ class Setup:
                 self.forward_arg_extractor,
                 self.additional_forward_arg_extractor,
             )
-            return modality_for(self.chosen_modality, request.inputs[0], request.tokens)
+            return modality_for(self.chosen_modality, request.inputs[0], request.tokens, request.word_ids)
 
     @cached_property
     def explainers(self) -> list[Explainer]:

@@ -13,7 +13,7 @@ from pnpxai.callables import Model
 from pnpxai.errors import InputError
 from pnpxai.forward import TokenIds
 from pnpxai.forward._given import EXPLAINED
-from pnpxai.forward._tokens import SPECIAL
+from pnpxai.forward._tokens import ABOUT
 
 Kind: TypeAlias = Literal["image", "text"]
 
@@ -58,13 +58,13 @@ class TheOther:
     arguments: tuple[str, ...] = ()
 
     def __call__(self, inputs: Any) -> dict[str, Any]:
-        """The model's further arguments by name; the mask of special tokens is not one."""
+        """The model's further arguments by name; what is said about ids is none."""
         named = by_name(inputs, self.arguments)
         explained = _find(named, self.kind)
-        return {name: each for name, each in named.items() if name not in (explained, SPECIAL)}
+        return {name: each for name, each in named.items() if name not in (explained, *ABOUT)}
 
 
-MARKS = ("attention_mask", SPECIAL)
+MARKS = ("attention_mask", *ABOUT)
 """What a tokenizer says about the ids beside them."""
 
 

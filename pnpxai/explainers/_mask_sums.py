@@ -120,7 +120,7 @@ def pass_masks(
     """
     n, first, sums = len(request), known.n_masks, known.copied()
     asked = torch.arange(n) if among is None else among.nonzero()[:, 0].cpu()
-    scorer = MaskedScorer(request, score, bank, baseline_for(baseline_fn, request.input))
+    scorer = MaskedScorer(request, score, bank, baseline_for(baseline_fn, request.input, lookup=request.lookup()))
 
     if sums.lower is None:
         sums.lower = agreeing(scorer) if precision == "auto" else torch.full((n,), precision == "bfloat16")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pnpxai.baselines import Baseline, BaselineFunction, Marginal, baseline_for
 from pnpxai.errors import ParameterError
+from pnpxai.forward import Lookup
 
 Background: TypeAlias = (
     Tensor | tuple[Tensor, ...] | list[Tensor] | str | float | BaselineFunction | Callable[[Tensor], Tensor] | None
@@ -48,7 +49,9 @@ class References:
         return tuple(found)
 
 
-def references_for(background: Background, inputs: tuple[Tensor, ...]) -> References:
+def references_for(
+    background: Background, inputs: tuple[Tensor, ...], lookups: tuple[Lookup | None, ...] = ()
+) -> References:
     """The references of inputs.
 
     Args:
@@ -56,6 +59,7 @@ def references_for(background: Background, inputs: tuple[Tensor, ...]) -> Refere
             `Marginal`; a baseline, its name, a number or a function, which make one reference of each sample; or None
             for what each sample makes of itself by `OF_POSITIONS` or `OF_FEATURES`.
         inputs: what is explained, each ``(n, …)``.
+        lookups: of inputs that are the embeddings of tokens, where the model looks them up.
 
     Raises:
         ParameterError: a background that does not fit the inputs.
@@ -70,10 +74,10 @@ def references_for(background: Background, inputs: tuple[Tensor, ...]) -> Refere
     if isinstance(background, Tensor | tuple | list):
         return References(inputs, _checked(background, inputs), shared=True)
     own = []
-    for each in inputs:
+    for each, lookup in zip(inputs, lookups or (None,) * len(inputs), strict=True):
         names: tuple[Baseline, ...] = OF_POSITIONS if each.ndim > 2 else OF_FEATURES
         chosen = names if background is None else (background,)
-        own.append(torch.stack([baseline_for(baseline, each) for baseline in chosen], 1))
+        own.append(torch.stack([baseline_for(baseline, each, lookup=lookup) for baseline in chosen], 1))
     least = min(each.shape[1] for each in own)
     return References(inputs, tuple(each[:, :least] for each in own), shared=False)
 

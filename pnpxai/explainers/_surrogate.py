@@ -46,13 +46,14 @@ class CoalitionScores:
             PnPXAIError: a feature mask or a baseline that does not fit the inputs.
         """
         x = request.input
-        features = feature_mask_for(feature_mask_fn, x)
+        features = feature_mask_for(feature_mask_fn, x, request.lookup())
         counts = (features.flatten(1).amax(1) + 1).tolist()
         known = {d: torch.empty(counts.count(d), 0, dtype=torch.float64) for d in sorted(set(counts))}
         if isinstance(baseline_fn, FromBackground):
             baseline_fn.checked(x)
             return cls(request, features, baseline_fn, score, known)
-        return cls(request, features, baseline_for(baseline_fn, x), score, known)
+        baseline = baseline_for(baseline_fn, x, lookup=request.lookup())
+        return cls(request, features, baseline, score, known)
 
     def samples(self, d: int) -> Tensor:
         """The numbers of the samples with ``d`` features, ``(k,)``."""

@@ -171,7 +171,7 @@ class DeepLiftShap(Explainer):
         Warns:
             RelevanceWarning: a map misses the difference of the scores by more than `UNEXPLAINED` of it.
         """
-        found = differences(request, references_for(self.background, request.inputs))
+        found = differences(request, references_for(self.background, request.inputs, request.lookups))
         excess = found.gaps - found.tolerance
         if (excess > 0).any():
             worst = int(excess.argmax())

@@ -146,6 +146,6 @@ class ExpectedGradients(Explainer):
         self, request: Request, budget: int, state: GradientSums | None
     ) -> tuple[tuple[Tensor, ...], GradientSums]:
         """The means."""
-        references = references_for(self.background, request.inputs)
+        references = references_for(self.background, request.inputs, request.lookups)
         found = expected_gradients(request, references, budget, self.seed, state)
         return tuple(each / budget for each in found.sums), found

@@ -97,5 +97,7 @@ class IntegratedGradients(Explainer):
 
     def explain_request(self, request: Request) -> tuple[Tensor, ...]:
         """One map for each of the inputs."""
-        baselines = tuple(baseline_for(self.baseline_fn, each) for each in request.inputs)
+        baselines = tuple(
+            baseline_for(self.baseline_fn, each, lookup=request.lookup(i)) for i, each in enumerate(request.inputs)
+        )
         return integrated_gradients(request, baselines, self.n_steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from optuna.distributions import FloatDistribution
@@ -15,12 +15,14 @@ from pnpxai.batches import Extractor
 from pnpxai.callables import Model
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
+from pnpxai.explainers._by_feature import explained_by_feature, searched_without
 from pnpxai.explainers._mask_sums import as_maps
 from pnpxai.explainers._masked_scores import exact_device, finite
+from pnpxai.feature_masks import FeatureMask, FeatureMaskFunction
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, OrNone, WholeWithin, Within
 from pnpxai.outputs import Score, select
-from pnpxai.tunable import choices
+from pnpxai.tunable import Space, choices
 
 
 class Occlusion(Explainer):
@@ -48,6 +50,8 @@ class Occlusion(Explainer):
         score: ``"probability"``, as in the paper, which knows of the other classes; or ``"logit"``, which still falls
             where a network is too sure for its probability to change. Functions as targets see the output itself.
         batch_size: occluded samples that go through the model at once; None for as many as fit.
+        feature_mask_fn: in the place of a window, what makes features of positions, each of which is covered as a
+            whole: a name, an object, or a function from inputs to feature numbers ``(n, *positions)``, such as `Words`.
 
     Presets: windows of 15 of 224 pixels, as in captum's tutorial for ImageNet.
 
@@ -66,6 +70,7 @@ class Occlusion(Explainer):
         "window": FloatDistribution(0.05, 0.5, log=True),
         "baseline_fn": BaselineFunction,
         "score": choices("probability", "logit"),
+        "feature_mask_fn": FeatureMaskFunction,
     }
     PRESETS = ({"window": 15 / 224},)
     LIMITS = {
@@ -85,6 +90,7 @@ class Occlusion(Explainer):
         baseline_fn: Baseline = "zeros",
         score: Score = "probability",
         batch_size: int | None = None,
+        feature_mask_fn: FeatureMask = None,
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
         self.window = window
@@ -92,6 +98,12 @@ class Occlusion(Explainer):
         self.baseline_fn = baseline_fn
         self.score = score
         self.batch_size = batch_size
+        self.feature_mask_fn = feature_mask_fn
+
+    @property
+    def searched(self) -> Mapping[str, Space]:
+        """The size of a window where there is one."""
+        return searched_without(self, "window")
 
     def chunk_size(self) -> int | None:
         """``batch_size``."""
@@ -99,12 +111,14 @@ class Occlusion(Explainer):
 
     def explain_request(self, request: Request) -> tuple[Tensor, ...]:
         """One map for each of the inputs."""
+        if self.feature_mask_fn is not None:
+            return (explained_by_feature(self, request, window=1, stride=1),)
         laid = [_sliding(each, self.window, self.stride) for each in request.inputs]
         everyone = torch.arange(len(request), device=request.inputs[0].device)
         whole = select(request.outputs, request.targets_for(everyone), self.score)
         maps = []
         for which, ((window, starts), covered) in enumerate(zip(laid, request.inputs, strict=True)):
-            baseline = baseline_for(self.baseline_fn, covered)
+            baseline = baseline_for(self.baseline_fn, covered, lookup=request.lookup(which))
             scores = _scores_under_windows(request, which, baseline, window, starts, self.score)
             lost = whole[:, None].to(scores) - scores
             maps.append(as_maps(mean_over_windows(lost, covered_axes(covered), window, starts), covered))

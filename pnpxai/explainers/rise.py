@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,16 +14,19 @@ from pnpxai.batches import Extractor, Targets
 from pnpxai.callables import Model
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
+from pnpxai.explainers._by_feature import ByFeature, further_by_feature, searched_without
 from pnpxai.explainers._maps import as_given, like_inputs
 from pnpxai.explainers._mask_ridge import MaskMoments, no_masks, ridge
 from pnpxai.explainers._mask_settling import Settling, settle
 from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
 from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskBank
+from pnpxai.feature_masks import FeatureMask, FeatureMaskFunction
 from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.limits import OneOf, OrNone, Within
 from pnpxai.outputs import select
 from pnpxai.precision import Precision
+from pnpxai.tunable import Space
 
 Kept: TypeAlias = MaskSums | MaskMoments
 K = TypeVar("K", bound=Kept)
@@ -96,6 +99,8 @@ class RISE(Explainer):
         compile: ask what ``torch.compile`` makes of the model. That takes minutes at first, once in a process, and
             needs a C++ compiler on the CPU; then a mask took EfficientNet-Lite0 a quarter to a third less. The map
             is the same but for rounding.
+        feature_mask_fn: in the place of a grid, what makes features of positions, which are kept or not as a whole: a
+            name, an object, or a function from inputs to feature numbers ``(n, *positions)``, such as `Words`.
 
     Presets: 16 cells for smaller objects (Petsiuk et al., CVPR 2021, arXiv 2006.03204); 8 cells of which a tenth is
     kept, as in the authors' code for ImageNet.
@@ -112,7 +117,7 @@ class RISE(Explainer):
     SUPPORTED_MODULES = ANY_MODULE
     OUTPUTS_ONLY = True
     INPUT_NDIMS = (2, 3, 4, 5)
-    TUNABLES = MASK_TUNABLES
+    TUNABLES = {**MASK_TUNABLES, "feature_mask_fn": FeatureMaskFunction}
     PRESETS = ({"grid_size": 16}, {"grid_size": 8, "p_keep": 0.1})
     BUDGET = ("n_masks",)
     NESTED = True
@@ -134,6 +139,7 @@ class RISE(Explainer):
         precision: Precision = "float32",
         tol: float | None = None,
         compile: bool = False,
+        feature_mask_fn: FeatureMask = None,
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
         self.n_masks = n_masks
@@ -147,6 +153,12 @@ class RISE(Explainer):
         self.precision = precision
         self.tol = tol
         self.compile = compile
+        self.feature_mask_fn = feature_mask_fn
+
+    @property
+    def searched(self) -> Mapping[str, Space]:
+        """The size of a grid where there is one."""
+        return searched_without(self, "grid_size")
 
     def chunk_size(self) -> int | None:
         """``batch_size``."""
@@ -166,6 +178,10 @@ class RISE(Explainer):
         Raises:
             PnPXAIError: bad inputs, targets or model; another estimator, or too many features to regress on.
         """
+        if self.feature_mask_fn is not None:
+            raise ParameterError(
+                "RISE without feature_mask_fn for a standard error", f"{self.feature_mask_fn!r}", "Use attribute."
+            )
         model_reference(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, targets)
@@ -178,9 +194,13 @@ class RISE(Explainer):
             )
 
     def explain_further(
-        self, request: Request, budget: int, state: Kept | Settling | None
-    ) -> tuple[Tensor, Kept | Settling]:
+        self, request: Request, budget: int, state: Kept | Settling | ByFeature | None
+    ) -> tuple[Tensor, Kept | Settling | ByFeature]:
         """One map a sample, from sums over the same masks."""
+        if self.feature_mask_fn is not None:
+            assert state is None or isinstance(state, ByFeature)
+            return further_by_feature(self, request, budget, state)
+        assert not isinstance(state, ByFeature)
         if self.tol is not None:
             assert not isinstance(state, MaskSums | MaskMoments)
             settled = self._settle(request, budget, state)

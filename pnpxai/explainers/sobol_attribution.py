@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +17,15 @@ from pnpxai.batches import Extractor
 from pnpxai.callables import Model
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
+from pnpxai.explainers._by_feature import ByFeature, further_by_feature, searched_without
 from pnpxai.explainers._mask_sums import as_maps
 from pnpxai.explainers._masked_scores import exact_device, finite
 from pnpxai.explainers._masks import BLOCK, mask_grid, sobol_points, sobol_slab
+from pnpxai.feature_masks import FeatureMask, FeatureMaskFunction
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, OrNone, WholeWithin
 from pnpxai.outputs import Score, select
-from pnpxai.tunable import choices
+from pnpxai.tunable import Space, choices
 
 AT_ONCE = 4096
 """Scores of a sample that are kept until they are added up."""
@@ -62,6 +64,8 @@ class SobolAttribution(Explainer):
         score: ``"probability"`` or ``"logit"``. Functions as targets see the output itself.
         batch_size: masked samples that go through the model at once; None for as many as fit.
         seed: names the points, which all samples share.
+        feature_mask_fn: in the place of a grid, what makes cells of positions: a name, an object, or a function from
+            inputs to feature numbers ``(n, *positions)``, such as `Words`.
 
     Presets: 11 cells, the paper's.
 
@@ -82,6 +86,7 @@ class SobolAttribution(Explainer):
         "baseline_fn": BaselineFunction,
         "upsampling": choices("nearest", "linear"),
         "score": choices("probability", "logit"),
+        "feature_mask_fn": FeatureMaskFunction,
     }
     PRESETS = ({"grid_size": 11},)
     BUDGET = ("n_designs",)
@@ -107,6 +112,7 @@ class SobolAttribution(Explainer):
         score: Score = "probability",
         batch_size: int | None = None,
         seed: int = 0,
+        feature_mask_fn: FeatureMask = None,
     ) -> None:
         super().__init__(model, forward_arg_extractor, additional_forward_arg_extractor)
         self.n_designs = n_designs
@@ -116,16 +122,28 @@ class SobolAttribution(Explainer):
         self.score = score
         self.batch_size = batch_size
         self.seed = seed
+        self.feature_mask_fn = feature_mask_fn
+
+    @property
+    def searched(self) -> Mapping[str, Space]:
+        """Size and upsampling of a grid where there is one."""
+        return searched_without(self, "grid_size", "upsampling")
 
     def chunk_size(self) -> int | None:
         """``batch_size``."""
         return self.batch_size
 
-    def explain_further(self, request: Request, budget: int, state: JansenSums | None) -> tuple[Tensor, JansenSums]:
+    def explain_further(
+        self, request: Request, budget: int, state: JansenSums | ByFeature | None
+    ) -> tuple[Tensor, JansenSums | ByFeature]:
         """One map a sample, from sums over the first points of the sequence."""
+        if self.feature_mask_fn is not None:
+            assert state is None or isinstance(state, ByFeature)
+            return further_by_feature(self, request, budget, state)
+        assert not isinstance(state, ByFeature)
         x = request.input
         designs = Designs.for_inputs(x, self.grid_size, self.upsampling, self.seed)
-        baseline = baseline_for(self.baseline_fn, x)
+        baseline = baseline_for(self.baseline_fn, x, lookup=request.lookup())
         sums, several = state, max(1, AT_ONCE // (designs.d + 2))
         for start in range(sums.n_designs if sums else 0, budget, several):
             scores = _scores(request, designs, baseline, start, min(start + several, budget), self.score)

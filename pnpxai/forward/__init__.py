@@ -3,10 +3,11 @@
 from pnpxai.forward._counting import ForwardCounter, count_forwards
 from pnpxai.forward._parts import Part, in_order, in_place, parts_of
 from pnpxai.forward._request import Request, model_reference
-from pnpxai.forward._tokens import TokenIds, Tokens
+from pnpxai.forward._tokens import Lookup, TokenIds, Tokens
 
 __all__ = [
     "ForwardCounter",
+    "Lookup",
     "Part",
     "Request",
     "TokenIds",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pnpxai.batches import Extractor, all_finite, check_inputs, extracted, usable
 from pnpxai.errors import InputError
-from pnpxai.forward._tokens import SPECIAL, TOKENS, Tokens, tokens_of
+from pnpxai.forward._tokens import ABOUT, TOKENS, Tokens, tokens_of
 
 EXPLAINED = (TOKENS, "pixel_values", "input_values", "input_features", "inputs_embeds")
 """What is explained of a mapping, by the names that Hugging Face's processors use."""
@@ -55,7 +55,7 @@ def given(
     rest: Any = ()
     if isinstance(inputs, Mapping) and (forward_arg_extractor is None or isinstance(explained, Tokens)):
         explained = {TOKENS: explained} if isinstance(explained, Tokens) else _explained_of(inputs)
-        rest = {name: each for name, each in inputs.items() if name not in (*explained, SPECIAL)}
+        rest = {name: each for name, each in inputs.items() if name not in (*explained, *ABOUT)}
     extra = extracted("additional_forward_arg_extractor", additional_forward_arg_extractor, inputs, rest)
     names = tuple(explained) if isinstance(explained, Mapping) else ()
     several = _several(explained)

@@ -54,7 +54,7 @@ def parts_of(request: Request) -> list[Part]:
             inputs=(inputs.gather(-1, along(places, inputs)),),
             extra=request.extra_for(index),
             requested=targets,
-            lookups=(replace(lookup, ids=lookup.ids[index], fixed=None, embeddings=inputs, places=places),),
+            lookups=(lookup.of(index, inputs, places),),
         )
         made.append(Part(part, index, places))
     return made

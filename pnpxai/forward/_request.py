@@ -143,7 +143,17 @@ class Request:
     @property
     def tokens(self) -> bool:
         """Whether the first of the inputs are the embeddings of token ids."""
-        return bool(self.lookups) and self.lookups[0] is not None
+        return self.lookup() is not None
+
+    def lookup(self, number: int = 0) -> Lookup | None:
+        """Where the model looks one of the inputs up; None where it is no embedding of tokens."""
+        return self.lookups[number] if self.lookups else None
+
+    @property
+    def word_ids(self) -> bool:
+        """Whether it is known which words the tokens of the first input belong to."""
+        lookup = self.lookup()
+        return lookup is not None and lookup.words is not None
 
     @cached_property
     def outputs(self) -> Tensor:
@@ -202,7 +212,7 @@ class Request:
 
     def without_fixed(self, maps: Tensor, number: int = 0) -> Tensor:
         """Maps of one of the inputs, ``(n, …, t)``, with zeros at tokens that are never perturbed."""
-        lookup = self.lookups[number] if self.lookups else None
+        lookup = self.lookup(number)
         if lookup is None or lookup.fixed is None:
             return maps
         return maps.masked_fill(lookup.fixed[:, None].to(maps.device), 0.0)
@@ -275,11 +285,11 @@ class Request:
 
     def _arguments(
         self, inputs: Sequence[Tensor], index: Tensor
-    ) -> tuple[list[Tensor], list[tuple[Tensor, int, Tensor]]]:
+    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor, Tensor]]]:
         """Copies the model may change, ids in the place of embeddings, and what looking these up has to give."""
-        arguments, substitutes = list[Tensor](), list[tuple[Tensor, int, Tensor]]()
+        arguments, substitutes = list[Tensor](), list[tuple[Tensor, Tensor, Tensor]]()
         for i, each in enumerate(inputs):
-            lookup = self.lookups[i] if self.lookups else None
+            lookup = self.lookup(i)
             if lookup is None:
                 arguments.append(each.clone())
             else:

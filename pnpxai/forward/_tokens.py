@@ -15,8 +15,10 @@ from pnpxai.errors import InputError, ModelError
 
 LOOKUPS = frozenset({"embedding", "__getitem__", "index_select"})
 """Functions that look rows of a table up."""
-TOKENS, SPECIAL = "input_ids", "special_tokens_mask"
-"""What a tokenizer calls the ids, and which of them it added; the model does not take the latter."""
+TOKENS, SPECIAL, WORDS = "input_ids", "special_tokens_mask", "word_ids"
+"""What a tokenizer calls the ids, which of them it added, and which word each belongs to."""
+ABOUT = (SPECIAL, WORDS)
+"""What a mapping says about its ids that a model does not take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +29,18 @@ class Tokens:
         ids: ``(n, t)``, whole numbers, as the model takes them.
         fixed: ``(n, t)``, true where a token is never perturbed, such as special tokens and padding; None for nowhere.
         embeddings: ``(n, d, t)``, in the place of the model's own for these ids; None for those.
+        words: ``(n, t)``, the number of the word that a token belongs to; None where that is not known.
     """
 
     ids: Tensor
     fixed: Tensor | None = None
     embeddings: Tensor | None = None
+    words: Tensor | None = None
 
     def on(self, device: torch.device) -> Tokens:
         """The same on a device."""
-        fixed, embeddings = (None if each is None else each.to(device) for each in (self.fixed, self.embeddings))
-        return Tokens(self.ids.to(device), fixed, embeddings)
+        rest = (self.fixed, self.embeddings, self.words)
+        return Tokens(self.ids.to(device), *(None if each is None else each.to(device) for each in rest))
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class TokenIds:
     """An extractor of `Tokens`, for ``forward_arg_extractor=``.
 
     Takes ids ``(n, t)`` alone, first in a tuple or list, or under ``"input_ids"`` in a mapping. Padding is fixed where
-    a mapping has an ``"attention_mask"``, special tokens where it has a ``"special_tokens_mask"``.
+    a mapping has an ``"attention_mask"``, special tokens where it has a ``"special_tokens_mask"``. Words are known
+    where it has ``"word_ids"`` ``(n, t)``, the numbers that ``encoding.word_ids(i)`` of a fast tokenizer lists, and any
+    other number where that has None.
 
     Args:
         special_ids: ids that are never perturbed, such as those of a tokenizer's ``[CLS]``, ``[SEP]`` and ``[PAD]``.
@@ -75,7 +81,14 @@ def tokens_of(batch: Mapping[str, Any], special_ids: Sequence[int] = ()) -> Toke
         fixed = fixed | (batch["attention_mask"] == 0)
     if isinstance(batch.get(SPECIAL), Tensor):
         fixed = fixed | batch[SPECIAL].bool()
-    return Tokens(ids, fixed)
+    words = batch.get(WORDS)
+    if words is not None and not (isinstance(words, Tensor) and words.shape == ids.shape):
+        raise InputError(
+            f"{WORDS!r} of the shape of the ids, {tuple(ids.shape)}",
+            f"shape {tuple(words.shape)}" if isinstance(words, Tensor) else type(words).__name__,
+            "Number each token's word, -1 where there is none.",
+        )
+    return Tokens(ids, fixed, words=words)
 
 
 def special(ids: Tensor, special_ids: Sequence[int]) -> Tensor:
@@ -88,18 +101,29 @@ class Lookup:
     """A table in a model, the ids that are looked up in it, and what it holds for them.
 
     Attributes:
-        table: where its rows begin in memory, which tells it from the model's other tables.
+        table: the model's own, ``(v, d)``; where it begins in memory tells it from the model's other tables.
         ids: ``(n, t)``.
         fixed: ``(n, t)``, or None.
         embeddings: ``(n, d, t)``, the model's own.
         places: which of the positions are explained, ``(n, f)``; None for all.
+        words: ``(n, t)``, which word each token belongs to; None where that is not known.
     """
 
-    table: int
+    table: Tensor
     ids: Tensor
     fixed: Tensor | None
     embeddings: Tensor
     places: Tensor | None = None
+    words: Tensor | None = None
+
+    def of(self, index: Tensor, embeddings: Tensor, places: Tensor) -> Lookup:
+        """Of samples ``index`` ``(m,)`` with their embeddings, of which those at some places alone are explained."""
+        words = None if self.words is None else self.words[index]
+        return Lookup(self.table, self.ids[index], None, embeddings, places, words)
+
+    def explained(self, values: Tensor) -> Tensor:
+        """Values ``(n, t)`` at the positions that are explained, ``(n, f)``."""
+        return values if self.places is None else values.gather(1, self.places)
 
     def perturbed(self, values: Tensor, index: Tensor) -> Tensor:
         """All embeddings ``(m, d, t)`` of samples ``index`` ``(m,)``, from the changed ones of what is explained."""
@@ -117,7 +141,8 @@ class Lookup:
         fixed = None if self.fixed is None else self.fixed[index]
         if self.places is not None:
             fixed = torch.ones_like(self.ids[index], dtype=torch.bool).scatter(-1, self.places[index], False)
-        return Tokens(self.ids[index], fixed, self.perturbed(values, index))
+        words = None if self.words is None else self.words[index]
+        return Tokens(self.ids[index], fixed, self.perturbed(values, index), words)
 
 
 def along(places: Tensor, values: Tensor) -> Tensor:
@@ -133,7 +158,7 @@ class Substitution(TorchFunctionMode):
         given: ids ``(m, t)`` as the model is given them, the table, and embeddings ``(m, d, t)``, for each input.
     """
 
-    def __init__(self, given: Sequence[tuple[Tensor, int, Tensor]]) -> None:
+    def __init__(self, given: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
         super().__init__()
         self._given = given
 
@@ -142,8 +167,8 @@ class Substitution(TorchFunctionMode):
         looked_up = _looked_up(func, args, kwargs or {})
         if looked_up is not None:
             table, ids = looked_up
-            for own, number, values in self._given:
-                if table.data_ptr() == number and _same(ids, own):
+            for own, wanted, values in self._given:
+                if table.data_ptr() == wanted.data_ptr() and _same(ids, own):
                     return values.transpose(1, 2).clone().reshape(*ids.shape, values.shape[1])
         return func(*args, **(kwargs or {}))
 
@@ -196,7 +221,7 @@ def lookups(run: Callable[[Sequence[Tensor]], object], tokens: Sequence[Tokens])
             raise _no_tokens(each, "which it looks up nowhere")
         table = search.found[i].detach()
         own = table[each.ids].transpose(1, 2).contiguous()
-        made.append(Lookup(table.data_ptr(), each.ids, each.fixed, own))
+        made.append(Lookup(table, each.ids, each.fixed, own, words=each.words))
     return made
 
 
@@ -229,7 +254,7 @@ def _same(ids: Tensor, own: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def substituted(given: Sequence[tuple[Tensor, int, Tensor]]) -> Iterator[None]:
+def substituted(given: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Iterator[None]:
     """`Substitution`, or nothing where nothing is given."""
     if not given:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -11,10 +12,11 @@ from torch import Tensor
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor, Targets
 from pnpxai.callables import Model
+from pnpxai.errors import InputError
 from pnpxai.explainers._base import Explainer
-from pnpxai.forward import Request
+from pnpxai.forward import Part, Request, parts_of
 from pnpxai.limits import OneOf, WholeWithin
-from pnpxai.metrics._answers import NO_ANSWERS, Answers, Question, answer_name
+from pnpxai.metrics._answers import NO_ANSWERS, Answers, Question, answer_name, rows
 from pnpxai.metrics._curves import Curves, curve_counts, perturbation_curves
 from pnpxai.metrics._measurement import Measurement, MeasuringMetric
 from pnpxai.metrics._removal import baseline_scores, baselines, clean_scores
@@ -136,10 +138,45 @@ class CurveMetric(MeasuringMetric):
     def curves(
         self, inputs: Any, targets: Targets = None, attributions: Any = None, answers: Answers | None = None
     ) -> Curves:
-        """Both curves of each sample; arguments and errors as for `evaluate`."""
+        """Both curves of samples with as many features; arguments and errors as for `evaluate`.
+
+        Raises:
+            InputError: texts with different numbers of tokens that may change; see `curves_of_each`.
+        """
+        found = self._measured(inputs, targets, attributions, answers)
+        if len(found) > 1:
+            raise InputError(
+                "samples with as many features, for curves at the same fractions",
+                "texts with " + ", ".join(str(curves.n_features) for _, curves in found) + " tokens that may change",
+                "Use curves_of_each.",
+            )
+        return found[0][1]
+
+    def curves_of_each(
+        self, inputs: Any, targets: Targets = None, attributions: Any = None, answers: Answers | None = None
+    ) -> list[Curves]:
+        """Both curves of each sample by itself, at fractions of its own; arguments and errors as for `evaluate`."""
+        made: dict[int, Curves] = {}
+        for part, curves in self._measured(inputs, targets, attributions, answers):
+            for row, number in enumerate(part.index.tolist()):
+                own = slice(row, row + 1)
+                made[number] = replace(curves, morf=curves.morf[own], lerf=curves.lerf[own])
+        return [made[number] for number in sorted(made)]
+
+    def _measured(
+        self, inputs: Any, targets: Targets, attributions: Any, answers: Answers | None
+    ) -> list[tuple[Part, Curves]]:
         known = NO_ANSWERS if answers is None else answers
         with self.prepared(inputs, targets, attributions, known) as (request, values):
-            return self.measurement.measure(request, values, self.ask(request, known))
+            return [
+                (
+                    part,
+                    self.measurement.measure(
+                        part.request, part.free(values), self.ask(part.request, rows(known, part))
+                    ),
+                )
+                for part in parts_of(request)
+            ]
 
     @abstractmethod
     def read(self, measured: Curves) -> Tensor:

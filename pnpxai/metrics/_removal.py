@@ -35,7 +35,8 @@ def remove(inputs: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int |
 
 def baselines(request: Request, baseline_fn: Baseline, channel_dim: int | None) -> Tensor:
     """The baseline of what is explained, of its shape; of several inputs ``(n, ·)``, all their elements in a row."""
-    made = [baseline_for(baseline_fn, each, channel_dim) for each in request.inputs]
+    every = enumerate(request.inputs)
+    made = [baseline_for(baseline_fn, each, channel_dim, request.lookup(number)) for number, each in every]
     return made[0] if len(made) == 1 else torch.cat([each.flatten(1) for each in made], 1)
 
 

@@ -135,7 +135,7 @@ class SubsetRemovals(Measurement):
         cells, subsets = self.drawn(request.input)
         return removal_scores(
             request,
-            baseline_for(self.baseline_fn, request.input, self.channel_dim),
+            baseline_for(self.baseline_fn, request.input, self.channel_dim, request.lookup()),
             self.n_perturbations,
             lambda sample, removal: subsets[removal][:, cells],
             self.channel_dim,

@@ -11,16 +11,20 @@ from torch import Tensor
 from pnpxai.errors import ParameterError
 from pnpxai.forward import Request
 from pnpxai.guard import guard
+from pnpxai.modality import Modality, Text
 from pnpxai.outputs import probabilities, select
 from pnpxai.postprocess import Maps
+from pnpxai.report._words import Reading
 from pnpxai.targets import Target
 from pnpxai.tuning import TuneResult
 
 ClassNames: TypeAlias = Sequence[str] | Mapping[int, str] | None
 
 
-def ask(result: TuneResult, inputs: Any, targets: Any, class_names: ClassNames) -> tuple[Maps, list[str]]:
-    """What is explained, and in words what the model answers for each sample."""
+def ask(
+    result: TuneResult, inputs: Any, targets: Any, class_names: ClassNames
+) -> tuple[Maps, list[str], list[Reading | None]]:
+    """What is explained, in words what the model answers for each sample, and each sample's text."""
     explainer = result.explainer
     with guard(explainer.model):
         request = Request.build(
@@ -31,7 +35,16 @@ def ask(result: TuneResult, inputs: Any, targets: Any, class_names: ClassNames) 
             explainer.additional_forward_arg_extractor,
         )
         several = tuple(each.cpu() for each in request.inputs)
-        return several if len(several) > 1 else several[0], answers(request, class_names)
+        explained = several if len(several) > 1 else several[0]
+        return explained, answers(request, class_names), readings_of(request, result.modality)
+
+
+def readings_of(request: Request, modality: Modality) -> list[Reading | None]:
+    """Each sample's text; None where it is none, or no token ids."""
+    lookup = request.lookup()
+    if lookup is None or not isinstance(modality, Text):
+        return [None] * len(request)
+    return [Reading.of(modality, lookup, row) for row in range(len(request))]
 
 
 def answers(request: Request, class_names: ClassNames) -> list[str]:

@@ -1,16 +1,18 @@
-"""One sample's input and its maps as pictures, in the way of its kind of data."""
+"""One sample's input and its maps as pictures or as coloured words, in the way of its kind of data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from pnpxai.modality import Image, Modality, Spectrum, Tabular, Text, Volume
 from pnpxai.postprocess import channel_axis
 from pnpxai.report._colour import Array, as_photograph, overlay, scale_of, stretched
 from pnpxai.report._pictures import bars_png, photograph_png, series_png
+from pnpxai.report._words import Reading, Word
 
 COARSE = 96
 """The longest side in pixels of a picture whose pixels are shown as squares."""
@@ -23,9 +25,10 @@ class Tile:
     Attributes:
         title: what it shows.
         note: with which settings.
-        src: the picture itself, as an address.
+        src: the picture itself, as an address; none of a text.
         scale: what its colours stand for.
         score: what the metric gave the map, None where there is no score.
+        words: a text in the place of a picture.
     """
 
     title: str
@@ -33,6 +36,7 @@ class Tile:
     src: str
     scale: str = ""
     score: float | None = None
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,16 @@ class Canvas:
         ground: a photograph ``(h, w, 3)``, the middle plane of a volume, a spectrum's amplitudes, a series ``(t, c)``
             or features ``(d,)``.
         note: how the ground was made.
+        reading: the text, where it is known what the tokens are.
     """
 
     modality: Modality
     ground: Array
     note: str
+    reading: Reading | None = None
 
     @classmethod
-    def build(cls, inputs: Tensor, modality: Modality, image: Any) -> Canvas:
+    def build(cls, inputs: Tensor, modality: Modality, image: Any, reading: Reading | None = None) -> Canvas:
         """From one sample ``(c, h, w)``, ``(c, t)``, ``(d,)`` …, channels where the modality says, and its picture."""
         axis = channel_axis(modality.channel_dim, inputs.ndim + 1)
         last = inputs.detach().cpu().double()
@@ -69,6 +75,9 @@ class Canvas:
         if isinstance(modality, Spectrum):
             amplitudes = _tall((array**2).sum(-1) ** 0.5)[..., None]
             return cls(modality, stretched(amplitudes), "amplitudes, frequencies from left to right, a row a channel")
+        if reading is not None:
+            note = "" if reading.known else "token ids; a tokenizer on the modality (Text) shows words"
+            return cls(modality, np.zeros(len(reading.pieces)), note, reading)
         if isinstance(modality, Text):
             return cls(modality, (array**2).sum(-1) ** 0.5, "length of each token's vector")
         return cls(modality, array[:, None] if array.ndim == 1 and axis is None and not _flat(modality) else array, "")
@@ -93,9 +102,18 @@ class Canvas:
         """Whether this is a picture of few pixels."""
         return isinstance(self.modality, Image | Volume | Spectrum) and max(self.ground.shape[:2]) <= COARSE
 
+    def input(self) -> Tile:
+        """The input by itself."""
+        if self.reading is not None:
+            return Tile("Input", self.note, "", words=self.reading.words())
+        return Tile("Input", self.note, self.draw())
+
     def tile(self, title: str, note: str, values: Tensor, score: float | None) -> Tile:
         """A map of the input, with its scale in words."""
         array: Array = values.detach().cpu().double().numpy()
+        if self.reading is not None:
+            scale = scale_of(self.reading.free(array))
+            return Tile(title, note, "", str(scale), score, self.reading.words(array, scale))
         return Tile(title, note, self.draw(array), str(scale_of(array)), score)
 
 

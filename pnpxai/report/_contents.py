@@ -12,7 +12,7 @@ from pnpxai.modules import Architecture, detect_model_architecture
 from pnpxai.tunable import Role, Tunable, constructor_parameters
 from pnpxai.tuning import Entry, TuneResult
 
-NOT_SHOWN = ("model", "explainer", "forward_arg_extractor", "additional_forward_arg_extractor")
+NOT_SHOWN = ("model", "explainer", "forward_arg_extractor", "additional_forward_arg_extractor", "tokenizer")
 """Arguments that say what an object works on, not how."""
 
 
@@ -128,7 +128,7 @@ def describe(owner: type[Tunable], name: str, value: Any) -> str:
     if isinstance(value, str) and isinstance(role, type) and issubclass(role, Role):
         value = role.resolve(value)
     if isinstance(value, Role):
-        own = ", ".join(f"{key} {describe(type(value), key, each)}" for key, each in value.get_params().items())
+        own = ", ".join(f"{key} {each}" for key, each in arguments(value).items())
         return f"{value.NAME} ({own})" if own else value.NAME
     if isinstance(value, Tunable):
         return f"{type(value).__name__} ({in_words(value)})"

@@ -64,17 +64,18 @@ def curve_metric(result: TuneResult) -> CurveMetric:
 def charts(result: TuneResult, inputs: Any, targets: Any, maps: Tensor, random_maps: Tensor) -> list[Chart]:
     """One chart a sample for maps ``(n, …)`` and control maps of the same shape."""
     metric = curve_metric(result)
-    best, random = (metric.curves(inputs, targets, each) for each in (maps, random_maps))
-    return [_chart(best, random, row) for row in range(len(maps))]
+    both = (metric.curves_of_each(inputs, targets, each) for each in (maps, random_maps))
+    return [_chart(best, random) for best, random in zip(*both, strict=True)]
 
 
-def _chart(best: Curves, random: Curves, row: int) -> Chart:
+def _chart(best: Curves, random: Curves) -> Chart:
+    """Of one sample."""
     first, last = best.fractions.tolist(), best.lerf_fractions.tolist()
     named = {
-        ("least relevant first (LeRF)", "lerf"): (last, best.lerf[row].tolist()),
-        ("most relevant first (MoRF)", "morf"): (first, best.morf[row].tolist()),
-        ("random map, both directions", "random"): (last, random.lerf[row].tolist()),
-        ("", "random"): (first, random.morf[row].tolist()),
+        ("least relevant first (LeRF)", "lerf"): (last, best.lerf[0].tolist()),
+        ("most relevant first (MoRF)", "morf"): (first, best.morf[0].tolist()),
+        ("random map, both directions", "random"): (last, random.lerf[0].tolist()),
+        ("", "random"): (first, random.morf[0].tolist()),
     }
     heights = [each for _, ys in named.values() for each in ys]
     across = Axis(0.0, 1.0, WIDTH - LEFT - RIGHT, LEFT)
@@ -85,7 +86,7 @@ def _chart(best: Curves, random: Curves, row: int) -> Chart:
         across,
         up,
         tuple(lines),
-        polyline(last + first[::-1], best.lerf[row].tolist() + best.morf[row].tolist()[::-1], across, up),
-        float(best.lerf_area[row] - best.morf_area[row]),
-        float(random.lerf_area[row] - random.morf_area[row]),
+        polyline(last + first[::-1], best.lerf[0].tolist() + best.morf[0].tolist()[::-1], across, up),
+        float(best.lerf_area[0] - best.morf_area[0]),
+        float(random.lerf_area[0] - random.morf_area[0]),
     )

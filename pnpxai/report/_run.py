@@ -14,8 +14,8 @@ from pnpxai.experiment import Experiment
 from pnpxai.experiment._choices import names as called
 from pnpxai.forward import Request
 from pnpxai.guard import guard
-from pnpxai.report._answers import ClassNames, answers
-from pnpxai.report._canvas import Canvas, Tile
+from pnpxai.report._answers import ClassNames, answers, readings_of
+from pnpxai.report._canvas import Canvas
 from pnpxai.report._contents import arguments
 from pnpxai.report._page import check_page, environment, write
 from pnpxai.tuning._problem import versions
@@ -100,14 +100,16 @@ def _samples(
         if len(request.inputs) > 1:
             return []
         explained, told = request.input.cpu(), answers(request, class_names)
+        readings = readings_of(request, experiment.modality)
     postprocessors = dict(_named(experiment.postprocessors))
     rows = [(str(row.explainer), str(row.postprocessor)) for row in best.itertuples()]
     maps = {(name, after): postprocessors[after](experiment.explain(name, shown)) for name, after in rows}
     scores = found[found["metric"] == metric].set_index(["explainer", "postprocessor", "data_id"])["score"].to_dict()
     parts = []
     for row, i in enumerate(shown):
-        canvas = Canvas.build(explained[row], experiment.modality, None if images is None else images[i])
-        tiles = [Tile("Input", canvas.note, canvas.draw())]
+        picture = None if images is None else images[i]
+        canvas = Canvas.build(explained[row], experiment.modality, picture, readings[row])
+        tiles = [canvas.input()]
         tiles += [canvas.tile(*each, maps[each][row], scores.get((*each, i))) for each in rows]
         name = names[i] if names is not None else f"Sample {i}"
         parts.append({"name": name, "answer": told[row], "tiles": tiles, "coarse": canvas.coarse})

@@ -47,7 +47,7 @@ def samples(
     """The parts for the samples numbered ``shown``."""
     inputs = take_samples(result.inputs, shown)
     targets = take_targets(result.targets, shown)
-    explained, answers = ask(result, inputs, targets, class_names)
+    explained, answers, readings = ask(result, inputs, targets, class_names)
     entries = [result.winner, *(each for each in result.entries if each is not result.winner)][:n_best]
     maps = {each.name: used(result, each).maps(inputs, targets) for each in entries}
     controls = {name: control_map(name, explained, result.metric.channel_dim, result.seed) for name in SHOWN_CONTROLS}
@@ -58,8 +58,9 @@ def samples(
         if isinstance(explained, tuple):  # which have no one picture
             parts.append(Sample(names[index], used_for(result, index), answers[row], (), drawn[row], False))
             continue
-        canvas = Canvas.build(explained[row], result.modality, None if images is None else images[index])
-        tiles = [Tile("Input", canvas.note, canvas.draw())]
+        picture = None if images is None else images[index]
+        canvas = Canvas.build(explained[row], result.modality, picture, readings[row])
+        tiles = [canvas.input()]
         tiles += [
             canvas.tile(
                 each.name, settings(result, each), maps[each.name][row], score_of(result, used(result, each), index)

@@ -106,7 +106,7 @@ def _is_met(obj: Tunable, wanted: Tunable, candidates: Candidates) -> bool:
 
 
 def _searched(obj: Tunable, candidates: Candidates, budget: bool) -> Iterator[tuple[str, Any]]:
-    for name, space in type(obj).TUNABLES.items():
+    for name, space in obj.searched.items():
         if name in type(obj).BUDGET and not budget:
             continue
         if isinstance(space, BaseDistribution):

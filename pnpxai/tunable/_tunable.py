@@ -11,7 +11,7 @@ from abc import ABCMeta
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from pnpxai.limits import Limit
 
 T = TypeVar("T", bound="Tunable")
 R = TypeVar("R", bound="Role")
+
+
+Space: TypeAlias = "BaseDistribution | type[Tunable]"
 
 
 def choices(*values: Any) -> CategoricalDistribution:
@@ -208,6 +211,11 @@ class Tunable(metaclass=_CheckedAtConstruction):
                 )
             params[head] = value
         return type(self)(**params)
+
+    @property
+    def searched(self) -> Mapping[str, Space]:
+        """Those of ``TUNABLES`` that matter to this object as it is set up: all, unless a class says otherwise."""
+        return type(self).TUNABLES
 
     def _filled(self) -> dict[str, Any]:
         """`get_params` with the objects that names of roles mean, so that both ways of saying it are equal."""

@@ -8,14 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pnpxai.callables import Model
 from pnpxai.errors import StudyError
 from pnpxai.explainers import EXPLAINERS, RankEnsemble
+from pnpxai.forward import TokenIds
+from pnpxai.kept import digest
 from pnpxai.metrics import METRICS
 from pnpxai.modality import MODALITIES
+from pnpxai.pieces import vocabulary_of
 from pnpxai.postprocess import PostProcessor
 from pnpxai.targets import TARGETS
 from pnpxai.tunable import Role, Tunable
@@ -171,8 +175,10 @@ def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": name}
     if isinstance(value, Tunable):
         own = value.get_params()
-        params = {name: _MODEL if name == "model" else _plain(each, tensors) for name, each in own.items()}
+        params = {name: _argument(name, each, tensors) for name, each in own.items()}
         return {"class": _name(value), "params": {"mapping": params}}
+    if isinstance(value, TokenIds):
+        return {"special_ids": list(value.special_ids)}
     if isinstance(value, tuple):
         return {"tuple": [_plain(each, tensors) for each in value]}
     if isinstance(value, list):
@@ -186,6 +192,19 @@ def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
     )
 
 
+def _argument(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+    """An argument of an object; of a tokenizer its pieces, which are kept once."""
+    if name == "model":
+        return _MODEL
+    pieces = vocabulary_of(value) if name == "tokenizer" else None
+    if pieces is None:
+        return _plain(value, tensors)
+    text = json.dumps(list(pieces.items())).encode()
+    kept = f"pieces {digest(list(pieces.items()))}"
+    tensors[kept] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    return {"pieces": kept}
+
+
 def _rebuilt(value: Any, tensors: Mapping[str, Tensor], model: Model) -> Any:
     if isinstance(value, list):
         return [_rebuilt(each, tensors, model) for each in value]
@@ -195,6 +214,10 @@ def _rebuilt(value: Any, tensors: Mapping[str, Tensor], model: Model) -> Any:
         return model
     if "tensor" in value:
         return tensors[value["tensor"]]
+    if "pieces" in value:
+        return dict(json.loads(bytes(tensors[value["pieces"]].tolist())))
+    if "special_ids" in value:
+        return TokenIds(tuple(value["special_ids"]))
     if "tuple" in value:
         return tuple(_rebuilt(each, tensors, model) for each in value["tuple"])
     if "mapping" in value:

@@ -79,9 +79,9 @@ def pose(
     """Check and complete what `pnpxai.tune` was given; see there."""
     extractors = forward_arg_extractor, additional_forward_arg_extractor
     scorer = metric_for(metric, model, *extractors)
-    explained, tokens, fixed, about = _resolved(model, inputs, targets, *extractors)
+    explained, about, fixed, asked = _resolved(model, inputs, targets, *extractors)
     first = explained[0] if isinstance(explained, tuple) else explained
-    kind = modality_for(modality, first, tokens)
+    kind = modality_for(modality, first, *about)
     if not isinstance(metric, Metric):
         scorer = kind.settled(scorer.set_kwargs(channel_dim=kind.channel_dim))
     tuning_index, holdout_index = split(len(first), holdout, fixed, seed)
@@ -97,7 +97,7 @@ def pose(
         )
     named = _named(found.explainers if found else explainers_for(model, explainers, *extractors, kind))
     known = model_digest(model, inputs, *extractors) if stored or cache_dir is not None else None
-    data = {"model": known, "inputs": to_json(inputs), "targets": about}
+    data = {"model": known, "inputs": to_json(inputs), "targets": asked}
     usual = postprocessor or kind.postprocessor
     objective = Objective(
         named,
@@ -146,8 +146,8 @@ def versions() -> dict[str, str]:
 
 def _resolved(
     model: Model, inputs: Any, targets: Targets, forward_arg_extractor: Any, additional: Any
-) -> tuple[Maps, bool, Tensor | TargetFunction, Any]:
-    """What is explained, whether it is tokens, the targets with nothing open, and what tells these apart."""
+) -> tuple[Maps, tuple[bool, bool], Tensor | TargetFunction, Any]:
+    """What is explained, whether it is tokens and of known words, targets with nothing open, what tells these apart."""
     model_reference(model)
     with guard(model), torch.inference_mode(False):
         request = Request.build(model, inputs, targets, forward_arg_extractor, additional)
@@ -155,7 +155,8 @@ def _resolved(
         fixed = request.targets
         own = fixed.cpu() if isinstance(fixed, Tensor | Target) else fixed
         several = tuple(each.cpu() for each in request.inputs)
-        return several if len(several) > 1 else several[0], request.tokens, own, targets_identity(request)
+        explained = several if len(several) > 1 else several[0]
+        return explained, (request.tokens, request.word_ids), own, targets_identity(request)
 
 
 def _named(explainers: Sequence[Explainer]) -> dict[str, Explainer]:
