@@ -122,7 +122,7 @@ def train(head: nn.Linear, rows: Tensor, labels: Tensor, penalty: float = 1e-3) 
     head.requires_grad_(False)
 
 
-def main(folder: str | Path = "sentiment", n_train: int = 600, n_trials: int = 4) -> dict[str, Any]:
+def main(folder: str | Path = "sentiment", n_train: int = 500, n_trials: int = 4) -> dict[str, Any]:
     model, tokenizer = minilm()
     texts, labels = tweets(n_train // 2 + 50)
     rows = embedded(model, tokenizer, texts)
@@ -147,7 +147,7 @@ def main(folder: str | Path = "sentiment", n_train: int = 600, n_trials: int = 4
     result = pnpxai.tune(
         model,
         inputs,
-        metric=AbPC(model, channel_dim=1, n_steps=4),
+        metric=AbPC(model, channel_dim=1, n_steps=3),
         modality=text,
         explainers=explainers,
         n_trials=n_trials,
@@ -169,7 +169,7 @@ def main(folder: str | Path = "sentiment", n_train: int = 600, n_trials: int = 4
         Path(folder) / "report.html",
         names=SENTENCES,
         class_names=["unhappy", "happy"],
-        n_samples=8,
+        n_samples=4,
         title="MiniLM with a head",
     )
     print(f"\nThe words in colour: {page}")
