@@ -1,0 +1,86 @@
+"""Which features move together: cells of a grid, the superpixels of an image, single positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from pnpxai.errors import ParameterError
+from pnpxai.feature_masks._base import FeatureMaskFunction
+from pnpxai.feature_masks._cells import Each, Grid, Groups, grid_cells
+from pnpxai.feature_masks._superpixels import SLIC, Felzenszwalb, Quickshift
+from pnpxai.forward import Lookup
+
+__all__ = [
+    "Each",
+    "FeatureMask",
+    "FeatureMaskFunction",
+    "Felzenszwalb",
+    "Grid",
+    "Groups",
+    "Quickshift",
+    "SLIC",
+    "feature_mask_for",
+    "grid_cells",
+    "sums_by_feature",
+]
+
+FeatureMask: TypeAlias = str | FeatureMaskFunction | Callable[[Tensor], Tensor] | None
+
+
+def feature_mask_for(feature_mask_fn: FeatureMask, inputs: Tensor, lookup: Lookup | None = None) -> Tensor:
+    """The features of ``inputs`` by whatever groups them: a name, an object, a function, or None for `Grid`.
+
+    Args:
+        feature_mask_fn: a function is called with the inputs, and may number each sample's features as it likes.
+        inputs: ``(n, d)`` or ``(n, c, *positions)``.
+        lookup: of inputs that are the embeddings of tokens, where the model looks them up.
+
+    Returns:
+        Ids ``(n, d)``, ``(n, *positions)`` or ``(n, c, *positions)``; in each sample whole numbers from 0, none left
+        out.
+
+    Raises:
+        UnknownNameError: a name that is no feature mask.
+        ParameterError: a function that returns something else.
+        InputError: inputs that cannot be grouped in this way.
+
+    Example:
+        >>> feature_mask_for(lambda x: torch.tensor([[5, 5, 2]]), torch.zeros(1, 3)).tolist()
+        [[1, 1, 0]]
+    """
+    chosen = "grid" if feature_mask_fn is None else feature_mask_fn
+    function = chosen if callable(chosen) else FeatureMaskFunction.resolve(chosen)
+    if lookup is not None and isinstance(function, FeatureMaskFunction):
+        made = function.of_tokens(inputs, lookup)
+    else:
+        made = function(inputs)
+    wanted = (len(inputs), *inputs.shape[1 if inputs.ndim == 2 else 2 :])
+    fits = isinstance(made, Tensor) and tuple(made.shape) in (wanted, tuple(inputs.shape))
+    if not fits or made.is_floating_point() or made.is_complex():
+        shown = f"{tuple(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
+        raise ParameterError(
+            f"whole numbers of shape {wanted} from the feature mask, for inputs of shape {tuple(inputs.shape)}",
+            shown,
+            "Return the number of the feature of each position, or of each channel at each position.",
+        )
+    return torch.stack([each.unique(return_inverse=True)[1] for each in made]).to(inputs.device)
+
+
+def sums_by_feature(maps: Tensor, features: Tensor) -> Tensor:
+    """What the positions of each feature have together: ``(n, f)``, zero where a sample has fewer features than others.
+
+    Args:
+        maps: one number a position, ``(n, *positions)``.
+        features: ids, likewise, as of `feature_mask_for`.
+
+    Example:
+        >>> sums_by_feature(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0, 0, 1]])).tolist()
+        [[3.0, 4.0]]
+    """
+    ids = features.flatten(1)
+    sums = maps.new_zeros(len(maps), int(ids.max()) + 1)
+    return sums.scatter_add_(1, ids.to(maps.device), maps.flatten(1))
