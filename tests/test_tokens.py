@@ -232,6 +232,16 @@ def test_padding_and_neighbours_change_no_map(build: Callable[[nn.Module], Expla
         assert (together[i, :, ~kept] == 0).all()
 
 
+@pytest.mark.parametrize("build", EXPLAINERS[:-2])
+def test_a_text_of_padding_alone_is_refused_in_words(build: Callable[[nn.Module], Explainer]) -> None:
+    net, given = seeded(Bag()), padded()
+    given["attention_mask"][2] = 0
+    with untouched(net, given["input_ids"]), pytest.raises(InputError, match="none in sample 2. Leave empty texts out"):
+        build(net).attribute(given, CLASSES)
+    with pytest.raises(InputError, match="none in sample 2"):
+        AbPC(net).evaluate(given, CLASSES, torch.rand(4, LENGTH))
+
+
 @pytest.mark.parametrize("cls", [AbPC, Comprehensiveness, MuFidelity, Infidelity, Sensitivity])
 def test_padding_and_neighbours_change_no_score(cls: type[Metric]) -> None:
     net = seeded(Bag().double())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pnpxai.errors import InputError
 from pnpxai.forward._request import Request
 from pnpxai.forward._tokens import along
 
@@ -37,12 +38,22 @@ class Part:
 
 
 def parts_of(request: Request) -> list[Part]:
-    """The parts of a request: one, the request itself, where no token is fixed or several inputs are explained."""
+    """The parts of a request: one, the request itself, where no token is fixed or several inputs are explained.
+
+    Raises:
+        InputError: a sample without a token that is free.
+    """
     n = len(request)
     lookup = request.lookups[0] if len(request.lookups) == 1 else None
     if lookup is None or lookup.fixed is None:
         return [Part(request, torch.arange(n), None)]
     counts = (~lookup.fixed).sum(1)
+    if not counts.all():
+        raise InputError(
+            "at least one token of each text that is neither special nor padding",
+            f"none in sample {int(counts.argmin())}",
+            "Leave empty texts out.",
+        )
     made = []
     for count in sorted(set(counts.tolist())):
         index = (counts == count).nonzero()[:, 0]
