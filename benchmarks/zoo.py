@@ -67,10 +67,10 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def held(model: Model, inputs: Any) -> dict[str, Any]:
     """What no explainer may change: model, inputs and random states."""
-    state = np.random.get_state()[1]  # noqa: NPY002  # compared, not used
+    keys, *place = np.random.get_state()[1:]  # noqa: NPY002  # compared, not used
     found: dict[str, Any] = {
         "Python's random state": random.getstate(),
-        "NumPy's random state": np.asarray(state).tobytes(),
+        "NumPy's random state": (np.asarray(keys).tobytes(), *place),
         "torch's random state": torch.get_rng_state().clone(),
     }
     found |= {f"input {i}": each.clone() for i, each in enumerate(tensors_in(inputs))}

@@ -143,7 +143,9 @@ def recommend(
             several, explained = request.inputs, request.inputs[0]
             tokens, word_ids = request.tokens, request.word_ids
             _, targets = request.outputs, request.targets
-    kind = modality_for("image" if modality is None and explained is None else modality, explained, tokens, word_ids)
+    kind = modality_for(
+        "image" if modality is None and explained is None else modality, explained, tokens, word_ids, len(several) > 1
+    )
     architecture = detect_model_architecture(
         model,
         inputs,

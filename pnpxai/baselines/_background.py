@@ -49,9 +49,9 @@ class FromBackground(BaselineFunction):
         if not fits or not len(given) or not all_finite(given):
             received = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
             raise ParameterError(
-                f"a background of shape ({wanted}) with m ≥ 1 rows",
+                f"a background as a tensor of shape ({wanted}) with m ≥ 1 rows",
                 f"NaN or infinity, {received}" if fits and len(given) else received,
-                "Pass some samples as a batch, prepared as the inputs are.",
+                "Pass some samples as a batch, prepared as the inputs are, e.g. torch.from_numpy(rows).",
             )
         return given.detach().to(inputs)
 

@@ -163,7 +163,8 @@ class Setup:
                 self.forward_arg_extractor,
                 self.additional_forward_arg_extractor,
             )
-            return modality_for(self.chosen_modality, request.inputs[0], request.tokens, request.word_ids)
+            first, n = request.inputs[0], len(request.inputs)
+            return modality_for(self.chosen_modality, first, request.tokens, request.word_ids, n > 1)
 
     @cached_property
     def explainers(self) -> list[Explainer]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pnpxai.errors import InputError, unknown_name
-from pnpxai.modality._base import Modality
+from pnpxai.modality._base import Modality, Several
 from pnpxai.modality._grids import Image, Spectrum, TimeSeries, Volume
 from pnpxai.modality._tabular import Tabular
 from pnpxai.modality._text import Text
@@ -17,6 +17,7 @@ __all__ = [
     "ImageModality",
     "MODALITIES",
     "Modality",
+    "Several",
     "Spectrum",
     "Tabular",
     "TabularModality",
@@ -49,6 +50,7 @@ def modality_for(
     inputs: Tensor | None,
     tokens: bool = False,
     word_ids: bool = False,
+    several: bool = False,
 ) -> Modality:
     """The modality meant by a name, class or object, or guessed from the inputs.
 
@@ -57,6 +59,7 @@ def modality_for(
         inputs: what is explained, ``(n, …)``.
         tokens: they are the embeddings ``(n, d, t)`` of token ids.
         word_ids: of tokens of which it is known to which words they belong.
+        several: there are more inputs, and these are the first.
 
     Raises:
         UnknownNameError: a name that is no modality.
@@ -78,8 +81,8 @@ def modality_for(
     if not isinstance(modality, Modality):
         raise unknown_name("modality", modality, MODALITIES)
     if tokens and isinstance(modality, Text):
-        return modality.set_kwargs(channel_dim=1, word_ids=modality.word_ids or word_ids)
-    return modality
+        modality = modality.set_kwargs(channel_dim=1, word_ids=modality.word_ids or word_ids)
+    return Several(modality.channel_dim) if several else modality
 
 
 def _guessed(inputs: Tensor | None) -> Modality:

@@ -73,3 +73,10 @@ class Modality(Tunable, ABC):
             for pooling in poolings
             for normalization in self.CANDIDATES[NormalizationFunction]
         ]
+
+
+class Several(Modality):
+    """Several inputs that are explained together: what only one of them has a use for has no candidates here."""
+
+    NDIM = 0
+    CANDIDATES = {PoolingFunction: POOLINGS, NormalizationFunction: NORMALIZATIONS}

@@ -39,7 +39,7 @@ def _about_judging(result: TuneResult) -> Iterator[str]:
     gain = result.runner_up
     if gain is not None and not gain.confirmed:
         first, second = (each.name for each in result.entries[:2])
-        lead = f"({first} ahead by {gain.mean:+.3f}, {gain.low:+.3f} to {gain.high:+.3f})"
+        lead = f"({first} less {second}: {gain.mean:+.3f}, {gain.low:+.3f} to {gain.high:+.3f} on {gain.n} samples)"
         if gain.n >= FEWEST_TO_CONFIRM and gain.high < 0:
             yield f"The hold-out speaks for {second} rather than {first} {lead}."
         else:

@@ -18,7 +18,7 @@ from pnpxai.explainers import EXPLAINERS, RankEnsemble
 from pnpxai.forward import TokenIds
 from pnpxai.kept import digest
 from pnpxai.metrics import METRICS
-from pnpxai.modality import MODALITIES
+from pnpxai.modality import MODALITIES, Several
 from pnpxai.pieces import vocabulary_of
 from pnpxai.postprocess import PostProcessor
 from pnpxai.targets import TARGETS

@@ -81,7 +81,7 @@ def pose(
     scorer = metric_for(metric, model, *extractors)
     explained, about, fixed, asked = _resolved(model, inputs, targets, *extractors)
     first = explained[0] if isinstance(explained, tuple) else explained
-    kind = modality_for(modality, first, *about)
+    kind = modality_for(modality, first, *about, isinstance(explained, tuple))
     if not isinstance(metric, Metric):
         scorer = kind.settled(scorer.set_kwargs(channel_dim=kind.channel_dim))
     tuning_index, holdout_index = split(len(first), holdout, fixed, seed)
