@@ -25,7 +25,15 @@ def to_spectrum(series: Tensor) -> Tensor:
     """
     if series.ndim != 3:
         raise InputError("series (n, c, t)", f"shape {tuple(series.shape)}", "Add the missing dimensions.")
-    return torch.view_as_real(torch.fft.rfft(series, norm="ortho")).movedim(-1, 1).contiguous()
+    if series.is_complex() or not series.numel():
+        raise InputError(
+            "series (n, c, t) of real numbers",
+            f"{series.dtype}, shape {tuple(series.shape)}",
+            "Pass n ≥ 1 real series.",
+        )
+    coefficients = torch.fft.rfft(_precise(series), norm="ortho")
+    spectrum = torch.view_as_real(coefficients).movedim(-1, 1).contiguous()
+    return spectrum.to(series.dtype) if series.is_floating_point() else spectrum
 
 
 def to_series(spectrum: Tensor, length: int) -> Tensor:
@@ -44,9 +52,15 @@ def to_series(spectrum: Tensor, length: int) -> Tensor:
             f"shape {tuple(spectrum.shape)}",
             "Pass to_spectrum(series), and the series' own length.",
         )
-    coefficients = torch.view_as_complex(spectrum.movedim(1, -1).contiguous())
+    if not spectrum.is_floating_point() or not spectrum.numel():
+        raise InputError(
+            "a spectrum of floating-point numbers",
+            f"{spectrum.dtype}, shape {tuple(spectrum.shape)}",
+            "Pass to_spectrum(series).",
+        )
+    coefficients = torch.view_as_complex(_precise(spectrum).movedim(1, -1).contiguous())
     series: Tensor = torch.fft.irfft(coefficients, length, norm="ortho")
-    return series
+    return series.to(spectrum.dtype)
 
 
 class InSpectrum(nn.Module):
@@ -78,3 +92,8 @@ class InSpectrum(nn.Module):
     def forward(self, spectrum: Tensor, *others: Any, **named: Any) -> Any:
         """What the model says of the series with this spectrum."""
         return self.model(to_series(spectrum, self.length), *others, **named)
+
+
+def _precise(values: Tensor) -> Tensor:
+    """In single precision at least: there is no Fourier transform of half."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

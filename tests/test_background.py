@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -233,6 +234,7 @@ def test_groups_are_features_of_several_columns() -> None:
             return torch.stack([net((z[ids] * each)[None])[0, 0] for z in coalitions]).detach()
 
         torch.testing.assert_close(maps, shapley(value, 4)[ids], rtol=1e-9, atol=1e-9)
-    for wrong in ([[1, 2], [2, 3]], [[1, 1]], [[0, 6]], [[-1, 2]]):
+    few: list[Any] = [[1, 2], [["a"]], 5, [torch.tensor([0, 1])], [[True, False]], [[0.0]], [(i for i in (0, 1))]]
+    for wrong in ([[1, 2], [2, 3]], [[1, 1]], [[0, 6]], [[-1, 2]], *few):
         with pytest.raises(ParameterError, match="columns from 0 to 5"):
             Groups(wrong)(x)

@@ -49,6 +49,28 @@ def test_there_and_back_and_by_another_transform(steps: int) -> None:
     torch.testing.assert_close(to_series(made, steps), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_transformed_in_single(dtype: torch.dtype) -> None:
+    x = batch(2, 3, 7).to(dtype)
+    made = to_spectrum(x)
+    assert made.dtype == to_series(made, 7).dtype == dtype
+    torch.testing.assert_close(made, to_spectrum(x.float()).to(dtype), rtol=0, atol=0)
+    torch.testing.assert_close(to_series(made, 7), to_series(made.float(), 7).to(dtype), rtol=0, atol=0)
+    net = seeded(TimeCNN()).to(torch.bfloat16)
+    maps = Occlusion(InSpectrum(net, 24)).attribute(to_spectrum(batch(2, 2, 24)), 0)
+    assert bool(maps.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.ones(1, 2, 8, dtype=torch.complex64), torch.ones(1, 2, 0), torch.ones(0, 2, 8)]
+)
+def test_what_has_no_spectrum_is_refused(wrong: Tensor) -> None:
+    with pytest.raises(InputError, match="real numbers"):
+        to_spectrum(wrong)
+    with pytest.raises(InputError, match="floating-point"):
+        to_series(torch.ones(1, 2, 2, 5, dtype=torch.int64), 8)
+
+
 def test_the_model_says_of_a_spectrum_what_it_says_of_the_series() -> None:
     net, x = seeded(TimeCNN()), batch(2, 2, 24)
     torch.testing.assert_close(InSpectrum(net, 24)(to_spectrum(x)), net(x), rtol=1e-4, atol=1e-5)

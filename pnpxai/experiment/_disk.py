@@ -125,7 +125,7 @@ def _digests(part: Part, extractor: Extractor | None, additional: Extractor | No
         found = sorted_out(part.inputs, extractor, additional, allow_integers=True)
     except PnPXAIError:
         return None
-    tokens = [[each.fixed, each.embeddings] for each in found.tokens.values()]
+    tokens = [[each.fixed, each.embeddings, each.words] for each in found.tokens.values()]
     if not plain(part.targets):
         return None
     whole = [part.inputs, found.tensors, tokens, found.names, found.extra, part.targets]

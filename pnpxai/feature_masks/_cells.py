@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from numbers import Integral
 
 import torch
 from optuna.distributions import IntDistribution
@@ -121,12 +122,14 @@ class Groups(FeatureMaskFunction):
         """
         if inputs.ndim != 2:
             raise InputError("features (n, d) for Groups", f"shape {tuple(inputs.shape)}", "Use Grid for positions.")
-        d, columns = inputs.shape[1], [column for group in self.groups for column in group]
-        if len(set(columns)) < len(columns) or not all(0 <= column < d for column in columns):
+        d, first = inputs.shape[1], torch.arange(inputs.shape[1])
+        listed = isinstance(self.groups, Collection) and all(isinstance(group, Collection) for group in self.groups)
+        columns = [column for group in self.groups for column in group] if listed else []
+        whole = all(isinstance(column, Integral) and not isinstance(column, bool) for column in columns)
+        if not listed or not whole or len(set(columns)) < len(columns) or not all(0 <= each < d for each in columns):
             raise ParameterError(
                 f"groups of columns from 0 to {d - 1}, each in one group at most", f"{self.groups}", "Correct them."
             )
-        first = torch.arange(d)
         for group in self.groups:
             first[list(group)] = min(group, default=0)
         ids: Tensor = ((first == torch.arange(d)).cumsum(0) - 1)[first].to(inputs.device)

@@ -83,9 +83,12 @@ class Target(Tunable, ABC):
         return self.set_kwargs(**changes) if changes else self
 
     def for_samples(self: T, index: Tensor | Sequence[int]) -> T:
-        """The same for some samples of its batch ``(m,)``, with repetitions."""
+        """The same for some samples of its batch ``(m,)``, with repetitions; one row is that of all of them."""
         picked = torch.as_tensor(index, dtype=torch.long)
-        changes = {name: rows[picked.to(rows.device)] for name, rows in self._rows().items()}
+        changes = {}
+        for name, rows in self._rows().items():
+            own = picked if len(rows) > 1 else torch.zeros_like(picked)
+            changes[name] = rows[own.to(rows.device)]
         return self.set_kwargs(**changes) if changes else self
 
     def cpu(self: T) -> T:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pnpxai.errors import TargetError
 from pnpxai.limits import OneOf, Within
 from pnpxai.outputs import Score, predicted, probabilities
-from pnpxai.targets._base import Named, Target, columns, naming
+from pnpxai.targets._base import Named, Target, columns, naming, whole_numbers
 
 SCORES = OneOf(("logit", "probability"))
 
@@ -143,7 +143,7 @@ class LabelScore(Target):
                     "Mark each sample's labels with True.",
                 )
             return torch.where(self.labels.to(rows.device), rows, 0.0).sum(1)
-        chosen = _several(self.labels)
+        chosen = _several(self.labels, "label")
         if not chosen or len(set(chosen)) < len(chosen):
             raise TargetError("at least one label, each once", f"{self.labels!r}", "List the labels that are summed.")
         return torch.stack([columns(rows, each, "label") for each in chosen]).sum(0)
@@ -156,7 +156,7 @@ class LabelScore(Target):
                 return f"{self.score} of the labels of each sample"
             chosen = rows[0].nonzero()[:, 0].tolist()
         else:
-            chosen = _several(self.labels)
+            chosen = _several(self.labels, "label")
         return f"{self.score} of {' + '.join(map(named, chosen)) or 'no label'}"
 
 
@@ -179,7 +179,7 @@ class OutputScore(Target):
     def read(self, outputs: Tensor) -> Tensor:
         """The output at the place."""
         found = _single(outputs) if self.place is None else outputs
-        for place in [] if self.place is None else _several(self.place):
+        for place in [] if self.place is None else _several(self.place, "place"):
             found = columns(found, place, "place")
         if found.ndim != 1:
             raise TargetError(
@@ -195,8 +195,16 @@ class OutputScore(Target):
         return f"{'' if self.rising else 'falling '}output{place}"
 
 
-def _several(numbers: int | Sequence[int]) -> list[int]:
-    return list(numbers) if isinstance(numbers, Sequence) else [numbers]
+def _several(chosen: int | Sequence[int], what: str) -> list[int]:
+    """The numbers that are chosen, the same for all samples."""
+    numbers = [whole_numbers(each, what) for each in (chosen if isinstance(chosen, Sequence) else [chosen])]
+    if any(each.ndim for each in numbers):
+        raise TargetError(
+            f"a {what} that is the same for all samples",
+            f"a tensor of shape {next(tuple(each.shape) for each in numbers if each.ndim)}",
+            "Take ClassScore for another output of each sample, or LabelScore with a bool tensor (n, k).",
+        )
+    return [int(each) for each in numbers]
 
 
 def _classes(outputs: Tensor) -> Tensor:

@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 import pnpxai
 from pnpxai.baselines import Zeros
-from pnpxai.explainers import Explainer, Gradient, IntegratedGradients, SmoothGrad
+from pnpxai.explainers import Explainer, Gradient, IntegratedGradients, Occlusion, SmoothGrad
 from pnpxai.explainers._base import ANY_MODULE
-from pnpxai.forward import Request, TokenIds, count_forwards
+from pnpxai.forward import Request, TokenIds, Tokens, count_forwards
 from pnpxai.metrics import AbPC, Complexity, MoRF, RelevanceMass, Sensitivity
 from pnpxai.postprocess import PostProcessor
+from pnpxai.words import Words
 from tests.experiment import killed
 from tests.nets import MLP, batch, seeded
 from tests.registry import unregistered
+from tests.targets.nets import Reader, net
 from tests.tuning.processes import wait_until
 
 INPUTS = batch(6, 6)
@@ -359,3 +361,23 @@ def test_gradients_of_one_explainer_and_another_are_two(tmp_path: Path) -> None:
     again = experiment(tmp_path, model=model, explainers=[Counting(model), Gradient(model)])
     assert torch.equal(again.explain("Gradient"), exp.explain("Gradient"))
     assert torch.equal(again.explain("Counting"), exp.explain("Counting"))
+
+
+def test_the_words_of_tokens_are_part_of_a_sample(tmp_path: Path) -> None:
+    model, ids = net(Reader), torch.tensor([[3, 4, 5, 6], [7, 3, 9, 2]])
+    for words in ([0, 0, 1, 1], [0, 1, 1, 2]):
+
+        def tokens(ids: Tensor, words: list[int] = words) -> Tokens:
+            return Tokens(ids, words=torch.tensor(words).expand(len(ids), -1))
+
+        experiment = pnpxai.Experiment(
+            model,
+            ids,
+            explainers=[Occlusion(model, tokens, feature_mask_fn=Words())],
+            metrics=["Complexity"],
+            forward_arg_extractor=tokens,
+            cache_dir=tmp_path,
+        )
+        experiment.run(progress=False)
+        own = Occlusion(model, tokens, feature_mask_fn=Words()).attribute(ids, model(ids).argmax(1))
+        torch.testing.assert_close(experiment.explain("Occlusion"), own)

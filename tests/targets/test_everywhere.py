@@ -34,6 +34,13 @@ def test_recommended_for_a_mask_of_each_sample() -> None:
     assert "pnpxai.targets" in without.rejected["Gradient"]
 
 
+def test_one_row_for_all_samples_is_recommended_for_on_any_of_them() -> None:
+    images = IMAGES.clone()
+    images[0] = 0  # gradient × input is zero there
+    found = pnpxai.recommend(net(Encoder), images, ClassScore(torch.tensor([1])), explainers=["GradientXInput"])
+    assert [type(each).__name__ for each in found.explainers] == ["GradientXInput"]
+
+
 def test_tuned_kept_and_told(tmp_path: Path) -> None:
     model = net(Encoder)
     result = pnpxai.tune(

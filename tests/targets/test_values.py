@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -247,6 +248,15 @@ def test_arguments_that_cannot_be() -> None:
         select(LOGITS, SimilarityToItem(torch.ones(1, 3), lambda a, b: a * b))
 
 
+def test_places_and_labels_are_the_same_for_all_samples() -> None:
+    # rows that belong to samples would not follow them into chunks of another order
+    rows: Any = torch.tensor([0, 2])
+    for target in (OutputScore(rows), OutputScore((rows,)), LabelScore([rows])):
+        with pytest.raises(TargetError, match="the same for all samples"):
+            select(LOGITS, target)
+    assert select(LOGITS, OutputScore(rows[1])).tolist() == LOGITS[:, 2].tolist()
+
+
 def test_rows_follow_samples() -> None:
     target = SegmentationScore(torch.tensor([1, 2, 0]), torch.arange(6).reshape(3, 2, 1) % 2 == 0)
     some = target.for_samples(torch.tensor([2, 0, 2]))
@@ -255,6 +265,9 @@ def test_rows_follow_samples() -> None:
     whole = ClassScore(torch.tensor([1])).for_batch(4, torch.device("cpu"))
     assert isinstance(whole.label, Tensor)
     assert whole.label.tolist() == [1] * 4
+    one = ClassScore(torch.tensor([1])).for_samples([3, 0])  # not yet of a batch: the row of all samples
+    assert isinstance(one.label, Tensor)
+    assert one.label.tolist() == [1, 1]
     with pytest.raises(TargetError, match=r"label of ClassScore with one row for each of 3 inputs"):
         ClassScore(torch.tensor([1, 2])).for_batch(3, torch.device("cpu"))
 
