@@ -158,7 +158,7 @@ def test_one_baseline_is_the_mean_of_the_rows_and_none_depends_on_what_is_left()
 @pytest.mark.parametrize("cls", [Marginal, Conditional])
 @pytest.mark.parametrize("rows", [ROWS[:0], ROWS[:, :4], ROWS[0], ROWS * torch.nan, [[1.0] * D]])
 def test_what_is_no_background(cls: type[FromBackground], rows: Tensor) -> None:
-    with pytest.raises(ParameterError, match=r"background of shape \(m, 6\)"):
+    with pytest.raises(ParameterError, match=r"background as a tensor of shape \(m, 6\)"):
         KernelShap(seeded(MLP()), baseline_fn=cls(rows)).attribute(batch(2, D))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pnpxai.errors import InputError, TargetError
 from pnpxai.forward import Part, Request, in_order
+from pnpxai.targets import Target
 from pnpxai.tunable import Tunable, to_json
 
 Answers: TypeAlias = Mapping[str, Tensor]
@@ -22,7 +23,7 @@ Question: TypeAlias = Callable[[Request, Answers], Tensor]
 """From a request and the answers to the questions before it to a tensor ``(n, …)``."""
 
 NO_ANSWERS: Answers = MappingProxyType({})
-TARGETS = "targets"
+TARGETS, MARKS = "targets", "marks of targets"
 
 
 def answer_name(what: str, *settings: Any) -> str:
@@ -63,7 +64,9 @@ def gathered(answers: Sequence[Answers], parts: Sequence[Part]) -> Answers:
 
 
 def with_targets(request: Request, answers: Answers) -> Answers:
-    """The answers, if there are any, with the class indices they are about."""
+    """The answers, if there are any, with the class indices they are about, or the marks of named targets."""
+    if answers and isinstance(request.targets, Target):
+        return {**answers, MARKS: request.targets.marks(len(request))}
     if not answers or not isinstance(request.targets, Tensor):
         return answers
     return {**answers, TARGETS: request.targets}
@@ -76,18 +79,25 @@ def settled(request: Request, answers: Answers) -> Request:
         TargetError: it has others.
         InputError: not one target a sample.
     """
+    if MARKS in answers:
+        about = _rows(MARKS, answers[MARKS], request)
+        named = None if request.requested is None else request.targets
+        if not isinstance(named, Target) or not torch.equal(named.marks(len(request)), about.cpu()):
+            raise _about_others("others")
+        return request
     if TARGETS not in answers:
         return request
     about = _rows(TARGETS, answers[TARGETS], request)
     if request.requested is None:
         return replace(request, requested=about)
     if not isinstance(request.requested, Tensor) or not torch.equal(request.requested, about):
-        raise TargetError(
-            "answers about the same targets",
-            f"answers about {about.tolist()}",
-            "Ask with answers(inputs, targets) for these inputs and targets.",
-        )
+        raise _about_others(f"{about.tolist()}")
     return request
+
+
+def _about_others(which: str) -> TargetError:
+    advice = "Ask with answers(inputs, targets) for these inputs and targets."
+    return TargetError("answers about the same targets", f"answers about {which}", advice)
 
 
 def _rows(name: str, answer: Tensor, request: Request) -> Tensor:

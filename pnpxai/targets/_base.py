@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from numbers import Integral
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from pnpxai.errors import TargetError
 from pnpxai.outputs import TargetFunction
-from pnpxai.tunable import Tunable
+from pnpxai.tunable import Tunable, to_json
 
 T = TypeVar("T", bound="Target")
 Named: TypeAlias = Callable[[int], str]
@@ -90,6 +93,17 @@ class Target(Tunable, ABC):
             own = picked if len(rows) > 1 else torch.zeros_like(picked)
             changes[name] = rows[own.to(rows.device)]
         return self.set_kwargs(**changes) if changes else self
+
+    def marks(self, n: int) -> Tensor:
+        """A whole number for each of ``n`` samples, ``(n,)``, by which its target is told from others."""
+        rows = self._rows()
+        shared = {name: value for name, value in self.get_params().items() if name not in rows}
+        start = zlib.crc32(json.dumps([type(self).__name__, to_json(shared)], sort_keys=True).encode())
+        bits = [each.detach().cpu().expand(n, *each.shape[1:]).contiguous() for _, each in sorted(rows.items())]
+        flat = [each.reshape(n, -1).view(torch.uint8).numpy() for each in bits]
+        return torch.tensor(
+            [functools.reduce(lambda mark, own: zlib.crc32(own[i], mark), flat, start) for i in range(n)]
+        )
 
     def cpu(self: T) -> T:
         """The same with its tensors on the CPU."""

@@ -239,7 +239,7 @@ def _class(name: str) -> type[Tunable]:
         listed = next(each for each in Role.__subclasses__() if each.__name__ == role).REGISTRY.values()
         return next(each for each in listed if each.__name__ == own)
     known: dict[str, type[Tunable]] = {**EXPLAINERS, **METRICS, "PostProcessor": PostProcessor}
-    known["RankEnsemble"] = RankEnsemble
+    known |= {"RankEnsemble": RankEnsemble, "Several": Several}
     known |= {**TARGETS, **{each.__name__: each for each in MODALITIES.values()}}
     if name not in known:
         raise StudyError("a class that is registered", name, "Import the module that defines it before loading.")

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pnpxai.errors import InputError, ParameterError, TargetError
 from pnpxai.forward import count_forwards
 from pnpxai.metrics import AbPC, Complexity, Metric, MoRF, MuFidelity, answers_together, evaluate_together
 from pnpxai.metrics._answers import answer_name
+from pnpxai.targets import ClassScore
 from tests.metrics.cases import CURVES, JUDGED_BY_STEADINESS, NAMES, SUBSETS, Wild, build
 from tests.nets import VGGLike, batch, seeded
 from tests.registry import unregistered
@@ -180,3 +181,24 @@ def test_metrics_that_read_maps_in_other_ways_do_not_share() -> None:
     for mine, alone in zip(found, expected, strict=True):
         assert torch.equal(mine, alone)
     assert not torch.equal(*expected[:2])
+
+
+def test_answers_about_another_named_target_are_refused() -> None:
+    net, x = seeded(nn.Sequential(nn.Flatten(), nn.Linear(12, 4))), batch(3, 3, 2, 2)
+    maps = torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(0))
+    metric, classes = AbPC(net), torch.tensor([0, 1, 2])
+    about = ClassScore(classes)
+    known = metric.answers(x, about)
+    assert torch.equal(metric.evaluate(x, about, maps, known), metric.evaluate(x, about, maps))
+    rows = [2, 0]
+    some = {name: each[rows] for name, each in known.items()}
+    torch.testing.assert_close(
+        metric.evaluate(x[rows], ClassScore(classes[rows]), maps[rows], some), metric.evaluate(x, about, maps)[rows]
+    )
+    for other in (ClassScore(torch.tensor([0, 1, 3])), ClassScore(classes, score="probability"), classes, 1, None):
+        with pytest.raises(TargetError, match="answers about"):
+            metric.evaluate(x, other, maps, known)
+    with pytest.raises(TargetError, match="answers about"):
+        metric.evaluate(x, about, maps, metric.answers(x, classes))
+    still_open = metric.answers(x, ClassScore())
+    assert torch.equal(metric.evaluate(x, ClassScore(), maps, still_open), metric.evaluate(x, ClassScore(), maps))
