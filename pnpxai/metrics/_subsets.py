@@ -12,13 +12,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from pnpxai.baselines import Baseline, baseline_for
+from pnpxai.baselines import Baseline
 from pnpxai.errors import ParameterError
 from pnpxai.feature_masks import grid_cells
 from pnpxai.forward import Request
 from pnpxai.metrics._answers import Answers, Question, answer_name
 from pnpxai.metrics._measurement import Measurement
-from pnpxai.metrics._removal import clean_scores, removal_scores
+from pnpxai.metrics._removal import baselines, clean_scores, removal_scores
 from pnpxai.outputs import Score
 from pnpxai.postprocess import channel_axis
 
@@ -132,10 +132,10 @@ class SubsetRemovals(Measurement):
 
     def scores(self, request: Request) -> Tensor:
         """The scores without each subset, ``(n, m)``."""
-        cells, subsets = self.drawn(request.input)
+        cells, subsets = self.drawn(request.inputs)
         return removal_scores(
             request,
-            baseline_for(self.baseline_fn, request.input, self.channel_dim, request.lookup()),
+            baselines(request, self.baseline_fn, self.channel_dim),
             self.n_perturbations,
             lambda sample, removal: subsets[removal][:, cells],
             self.channel_dim,
@@ -145,7 +145,7 @@ class SubsetRemovals(Measurement):
     def measure(self, request: Request, values: Tensor, answers: Answers) -> Losses:
         """The map's sums and the score's losses over the subsets."""
         clean, scores = (answers[name] for name in self.names)
-        cells, subsets = self.drawn(request.input)
+        cells, subsets = self.drawn(request.inputs)
         totals = values.new_zeros(len(values), subsets.shape[1], dtype=torch.float64)
         totals.index_add_(1, cells, values.double())
         scale = torch.cat([clean[:, None], scores], 1).abs().amax(1)
@@ -157,20 +157,23 @@ class SubsetRemovals(Measurement):
             dtype=values.dtype,
         )
 
-    def drawn(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The cell of each feature ``(f,)`` and the subsets of cells ``(m, n_cells)``.
+    def drawn(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The cell of each feature ``(f,)``, those of several inputs in their order, and subsets ``(m, n_cells)``.
 
         Raises:
             ParameterError: subsets of as many cells as there are, or more.
         """
-        cells = _cells(inputs.shape, self.channel_dim, self.grid_size).to(inputs.device)
-        n_cells = int(cells.max()) + 1
+        numbered, n_cells = list[Tensor](), 0
+        for each in inputs:
+            numbered.append(n_cells + _cells(each.shape, self.channel_dim, self.grid_size))
+            n_cells = int(numbered[-1].max()) + 1
+        cells = torch.cat(numbered).to(inputs[0].device)
         size = self.size if isinstance(self.size, int) else share_of(n_cells, self.size or 1 / math.sqrt(n_cells))
         if isinstance(self.size, int) and size >= n_cells:
             raise ParameterError(
                 f"subsets of fewer than all {n_cells} features", f"subset_size {size}", "Choose a smaller subset_size."
             )
-        return cells, random_subsets(self.n_perturbations, n_cells, size, self.seed).to(inputs.device)
+        return cells, random_subsets(self.n_perturbations, n_cells, size, self.seed).to(cells.device)
 
 
 def _cells(shape: Sequence[int], channel_dim: int | None, grid_size: int | None) -> Tensor:

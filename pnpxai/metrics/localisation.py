@@ -52,6 +52,30 @@ def positive_share(values: Tensor, inside: Tensor) -> Tensor:
     return ((positive * inside).sum(1) / torch.where(total > 0, total, 1.0)).to(values)
 
 
+def check_regions(regions: Tensor, inputs: Tensor, channel_dim: int | None) -> None:
+    """Refuse regions that do not fit inputs ``(n, …)``, or an empty one.
+
+    Raises:
+        InputError: says which.
+    """
+    axis = channel_axis(channel_dim, inputs.ndim)
+    expected = tuple(size for each, size in enumerate(inputs.shape) if each != axis)
+    if not isinstance(regions, Tensor) or regions.dtype != torch.bool or tuple(regions.shape) != expected:
+        fits = isinstance(regions, Tensor)
+        raise InputError(
+            f"regions as a bool tensor of shape {expected}, one for each input, true inside",
+            f"{regions.dtype} of shape {tuple(regions.shape)}" if fits else type(regions).__name__,
+            "Draw boxes as masks; take the rows of these inputs with metric.for_samples(index).",
+        )
+    empty = ~regions.flatten(1).any(1)
+    if empty.any():
+        raise InputError(
+            "regions of at least one position",
+            f"none in that of sample {int(empty.nonzero()[0])}",
+            "Leave out samples without a region.",
+        )
+
+
 class RegionMetric(Metric):
     """Compares maps with regions of known truth.
 
@@ -99,22 +123,8 @@ class RegionMetric(Metric):
             raise ParameterError(
                 f"regions for {type(self).__name__}", "None", "Pass regions=, bool, one for each sample."
             )
-        axis = channel_axis(self.channel_dim, request.input.ndim)
-        expected = tuple(size for each, size in enumerate(request.input.shape) if each != axis)
-        if self.regions.dtype != torch.bool or tuple(self.regions.shape) != expected:
-            raise InputError(
-                f"regions as a bool tensor of shape {expected}, one for each input",
-                f"{self.regions.dtype} of shape {tuple(self.regions.shape)}",
-                "Take the rows of these inputs with metric.for_samples(index).",
-            )
-        inside = self.regions.to(request.input.device).flatten(1)
-        if not inside.any(1).all():
-            raise InputError(
-                "regions of at least one position",
-                f"none in that of sample {int((~inside.any(1)).nonzero()[0])}",
-                "Leave out samples without a region.",
-            )
-        return inside
+        check_regions(self.regions, request.input, self.channel_dim)
+        return self.regions.to(request.input.device).flatten(1)
 
 
 class PointingGame(RegionMetric):

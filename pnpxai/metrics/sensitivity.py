@@ -29,7 +29,8 @@ class Sensitivity(Metric):
     ``max over δ of ‖Φ(x + δ) - Φ(x)‖₂ / ‖Φ(x)‖₂``, theirs divided by the map's norm, with δ uniform in
     ``‖δ‖∞ ≤ radius · (max x - min x)``, drawn once for all samples. Less is steadier, which is not yet faithful: a
     constant map has 0. The explainer explains the changed inputs for the targets of the unchanged one. Where Φ(x) is
-    all zero, the change itself counts, undivided.
+    all zero, the change itself counts, undivided. Several inputs are changed by their own ranges each, and their maps
+    count as one.
 
     Like is compared with like: maps with channels, the explainer's own and those given, are pooled by
     ``postprocessor``, or by the signed sum. Maps given without channels must have been pooled that way already.
@@ -86,8 +87,11 @@ class Sensitivity(Metric):
 
     def feature_values(self, attributions: Any, inputs: Maps) -> Tensor:
         """One number a feature, ``(n, f)``; maps with channels go through the postprocessor."""
-        if self.postprocessor and isinstance(attributions, Tensor) and isinstance(inputs, Tensor):
-            attributions = self.postprocessor(attributions) if attributions.ndim == inputs.ndim else attributions
+        raw = isinstance(attributions, tuple)
+        if isinstance(attributions, Tensor) and isinstance(inputs, Tensor):
+            raw = attributions.ndim == inputs.ndim
+        if self.postprocessor and raw:
+            attributions = self.postprocessor(attributions)
         return super().feature_values(attributions, inputs)
 
     def ask(self, request: Request, known: Answers = NO_ANSWERS) -> Answers:
@@ -96,22 +100,30 @@ class Sensitivity(Metric):
 
     def evaluate_request(self, request: Request, values: Tensor, answers: Answers) -> Tensor:
         """The largest relative change over the perturbations."""
-        inputs, n = request.input, len(request)
-        reach = self.radius * ranges(inputs)
+        inputs, n = request.inputs, len(request)
+        reach = [self.radius * ranges(each) for each in inputs]
         generator = torch.Generator().manual_seed(self.seed)
         largest = torch.zeros_like(values[:, 0])
         at_once = TOGETHER if n == 1 else 1
         for start in range(0, self.n_perturbations, at_once):
             count = min(at_once, self.n_perturbations - start)
-            drawn = [2 * torch.rand(inputs.shape[1:], generator=generator).to(inputs) - 1 for _ in range(count)]
-            changed = torch.cat([inputs + reach * each for each in drawn])
-            index = torch.arange(n, device=inputs.device).repeat(count)
-            maps = _on_tensors(self.need_explainer(), request, index).attribute(changed, request.targets_for(index))
-            maps = request.of_explained(maps[0] if isinstance(maps, tuple) else maps, index)
-            change = norms(self.feature_values(maps, changed) - values[index], 1)
+            drawn = [[_within(each, generator) for each in inputs] for _ in range(count)]
+            several = zip(inputs, reach, zip(*drawn, strict=True), strict=True)
+            changed = tuple(torch.cat([each + far * own for own in noises]) for each, far, noises in several)
+            index = torch.arange(n, device=inputs[0].device).repeat(count)
+            given: Maps = changed if len(changed) > 1 else changed[0]
+            maps = _on_tensors(self.need_explainer(), request, index).attribute(given, request.targets_for(index))
+            if len(changed) == 1:
+                maps = request.of_explained(maps[0] if isinstance(maps, tuple) else maps, index)
+            change = norms(self.feature_values(maps, given) - values[index], 1)
             largest = torch.maximum(largest, change.reshape(-1, n).amax(0))
         norm = norms(values, 1)
         return largest / torch.where(norm > 0, norm, 1.0)
+
+
+def _within(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise for one sample, between -1 and 1."""
+    return 2 * torch.rand(inputs.shape[1:], generator=generator).to(inputs) - 1
 
 
 def _on_tensors(explainer: Explainer, request: Request, index: Tensor) -> Explainer:
@@ -119,6 +131,8 @@ def _on_tensors(explainer: Explainer, request: Request, index: Tensor) -> Explai
     if explainer.forward_arg_extractor is None and not request.extra and not request.lookups:
         return explainer
     return explainer.set_kwargs(
-        forward_arg_extractor=lambda inputs: request.explained_for((inputs,), index),
+        forward_arg_extractor=lambda inputs: request.explained_for(
+            inputs if isinstance(inputs, tuple) else (inputs,), index
+        ),
         additional_forward_arg_extractor=lambda inputs: request.extra_for(index),
     )

@@ -20,6 +20,7 @@ from pnpxai.forward import Request, model_reference
 from pnpxai.guard import guard
 from pnpxai.kept import digest
 from pnpxai.metrics import Metric, metric_for
+from pnpxai.metrics.localisation import check_regions
 from pnpxai.modality import Modality, modality_for
 from pnpxai.outputs import TargetFunction
 from pnpxai.postprocess import Maps, PostProcessor
@@ -82,6 +83,8 @@ def pose(
     explained, about, fixed, asked = _resolved(model, inputs, targets, *extractors)
     first = explained[0] if isinstance(explained, tuple) else explained
     kind = modality_for(modality, first, *about, isinstance(explained, tuple))
+    if regions is not None:
+        check_regions(regions, first, kind.channel_dim)
     if not isinstance(metric, Metric):
         scorer = kind.settled(scorer.set_kwargs(channel_dim=kind.channel_dim))
     tuning_index, holdout_index = split(len(first), holdout, fixed, seed)

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 import pnpxai
-from pnpxai.errors import ParameterError
+from pnpxai.errors import InputError, ParameterError
 from pnpxai.explainers import EXPLAINERS, Explainer, Gradient, GradientXInput, RankEnsemble, SmoothGrad
 from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request
@@ -212,6 +212,10 @@ def test_aims_by_name_and_unknown_ones() -> None:
     model, inputs = linear(), batch(8, 9)
     result = tuned(model, inputs, explainers=[Gradient], n_trials=1, aims=["Sparseness"])
     assert set(result.trials[0].values) == {"score", "Sparseness", "forwards", "runtime"}
+    inside = torch.ones(8, 9, dtype=torch.bool)
+    for wrong in (torch.rand(8, 4), inside[:3], inside.float(), ~inside):  # boxes, for example
+        with pytest.raises(InputError, match="regions"):
+            tuned(model, inputs, explainers=[Gradient], n_trials=1, regions=wrong)
     with pytest.raises(ParameterError, match="regions"):
         tuned(model, inputs, explainers=[Gradient], n_trials=1, aims=["localisation"])
 

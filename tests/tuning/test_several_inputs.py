@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import pnpxai
 from pnpxai.errors import InputError
 from pnpxai.explainers import Gradient, GradientXInput, Occlusion
-from pnpxai.metrics import AbPC, Complexity, MuFidelity, Sensitivity
+from pnpxai.metrics import AbPC, Complexity, FaithfulnessCorrelation, Infidelity, Metric, MuFidelity, Sensitivity
 from pnpxai.postprocess import PostProcessor, feature_values
 from tests.harm import untouched
 from tests.nets import batch, seeded
@@ -82,6 +82,48 @@ def test_both_are_removed_in_one_order() -> None:
     assert entropy.tolist() == pytest.approx(stats.entropy(values.abs().numpy(), axis=1).tolist())
 
 
+class Joined(nn.Module):
+    """The same network of one row ``(n, 16 + 5)`` a sample, each image of one channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = model()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        outputs: Tensor = self.net(rows[:, :16].reshape(-1, 1, 4, 4).expand(-1, 3, 4, 4), rows[:, 16:])
+        return outputs
+
+
+class Apart(Joined):
+    """It, of an image of one channel and a table."""
+
+    def forward(self, image: Tensor, table: Tensor) -> Tensor:  # type: ignore[override]  # two of them
+        return super().forward(torch.cat([image.flatten(1), table], 1))
+
+
+@pytest.mark.parametrize("cls", [MuFidelity, FaithfulnessCorrelation, Infidelity, Sensitivity])
+def test_scored_as_the_model_of_one_row_is(cls: type[Metric]) -> None:
+    images, tables = torch.rand_like(IMAGES[:, :1]), torch.rand_like(TABLES)
+    for each in (images, tables):  # one range for both, so that both are moved as far
+        each.flatten(1)[:, 0], each.flatten(1)[:, 1] = 0.0, 1.0
+    rows = torch.cat([images.flatten(1), tables], 1)
+    joined, apart = Joined(), Apart()
+    changed = {} if cls in (FaithfulnessCorrelation, Sensitivity) else {"grid_size": None}
+    expected = cls(joined, GradientXInput(joined), **changed).evaluate(rows)
+    found = cls(apart, GradientXInput(apart), **changed)
+    with untouched(apart, images, tables):
+        torch.testing.assert_close(found.evaluate((images, tables)), expected, rtol=1e-9, atol=1e-12)
+    maps = GradientXInput(apart).attribute((images, tables))
+    torch.testing.assert_close(found.evaluate((images, tables), None, PostProcessor()(maps)), expected)
+    assert expected.std() > 1e-6
+
+
+def test_cells_of_an_image_stand_beside_the_columns_of_a_table() -> None:
+    cells, subsets = MuFidelity(model(), grid_size=2).measurement.drawn((IMAGES, TABLES))
+    assert cells.tolist() == [0, 0, 1, 1] * 2 + [2, 2, 3, 3] * 2 + [4, 5, 6, 7, 8]
+    assert subsets.shape == (200, 9)
+
+
 def test_several_maps_are_normalised_together() -> None:
     maps = torch.tensor([[[1.0, 3.0], [0.0, 2.0]]]), torch.tensor([[10.0]])
     assert PostProcessor(normalization_fn="max_abs")(maps)[0].tolist() == pytest.approx([0.1, 0.5, 1.0])
@@ -93,9 +135,6 @@ def test_what_does_not_fit_is_refused() -> None:
     for wrong in (maps[:1], (*maps, maps[1]), maps[0], torch.zeros(N, 20), (maps[1], maps[0])):
         with pytest.raises(InputError, match="attributions of"):
             AbPC(net).evaluate(both, None, wrong)
-    for metric in (MuFidelity(net), Sensitivity(net, Gradient(net))):
-        with pytest.raises(InputError, match="one tensor to be explained; received 2 tensors"):
-            metric.evaluate(both, None, maps)
     with pytest.raises(InputError, match="finite"):
         feature_values((maps[0], maps[1] / 0), both, 1)
 
