@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pnpxai
 from pnpxai.baselines import BaselineFunction, Conditional, FromBackground, Marginal, baseline_for
-from pnpxai.errors import ParameterError, UnknownNameError
+from pnpxai.errors import ParameterError, StudyError, UnknownNameError
 from pnpxai.explainers import EXPLAINERS, RISE, ExpectedGradients, KernelShap, Lime, Occlusion
 from pnpxai.feature_masks import Groups
 from pnpxai.forward import count_forwards
@@ -238,3 +239,14 @@ def test_groups_are_features_of_several_columns() -> None:
     for wrong in ([[1, 2], [2, 3]], [[1, 1]], [[0, 6]], [[-1, 2]], *few):
         with pytest.raises(ParameterError, match="columns from 0 to 5"):
             Groups(wrong)(x)
+
+
+def test_where_nothing_fits_the_reason_is_told() -> None:
+    model = seeded(nn.Linear(4, 3))
+    with pytest.raises(
+        StudyError,
+        match=r"none; .* and \d+ more: .*; .* and 5 more: it needs a background as a tensor of shape \(m, 4\)",
+    ):
+        pnpxai.tune(
+            lambda rows: model(rows), batch(8, 4), modality=Tabular(background=np.zeros((3, 4))), progress=False
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,8 @@ def pose(
             forward_arg_extractor=forward_arg_extractor,
             additional_forward_arg_extractor=additional_forward_arg_extractor,
         )
+    if found is not None and not found.explainers:
+        raise _nothing_fits(found)
     named = _named(found.explainers if found else explainers_for(model, explainers, *extractors, kind))
     known = model_digest(model, inputs, *extractors) if stored or cache_dir is not None else None
     data = {"model": known, "inputs": to_json(inputs), "targets": asked}
@@ -160,6 +163,14 @@ def _resolved(
         several = tuple(each.cpu() for each in request.inputs)
         explained = several if len(several) > 1 else several[0]
         return explained, (request.tokens, request.word_ids), own, targets_identity(request)
+
+
+def _nothing_fits(found: Recommendation) -> StudyError:
+    told = []
+    for reason, count in Counter(found.rejected.values()).most_common():
+        name = next(each for each, why in found.rejected.items() if why == reason)
+        told.append(f"{name}{f' and {count - 1} more' if count > 1 else ''}: {reason.rstrip('.')}")
+    return StudyError("at least one explainer that fits the model", "none; " + "; ".join(told), "See `recommend`.")
 
 
 def _named(explainers: Sequence[Explainer]) -> dict[str, Explainer]:
