@@ -14,18 +14,17 @@ Run with ``python -m benchmarks.planted_segments``, with the series of ``pip ins
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import pnpxai
 from benchmarks.written import circumstances, table, write
+from benchmarks.zoo_data import recorded
 from pnpxai.demo import within
 from pnpxai.explainers import Explainer
 from pnpxai.tuning import TuneResult
@@ -50,19 +49,6 @@ class Planted:
     def rows(self, index: Tensor) -> Planted:
         """Some of them."""
         return Planted(self.inputs[index], self.classes[index], self.segments[index])
-
-
-def series(name: str, part: str) -> Tensor:
-    """The series ``(n, c, t)`` of a data set that aeon carries, each channel standardised."""
-    package = importlib.util.find_spec("aeon")
-    if package is None or not package.submodule_search_locations:
-        raise SystemExit("The series come with aeon: pip install --no-deps aeon")
-    folder = Path(package.submodule_search_locations[0]) / "datasets" / "data" / name
-    lines = (folder / f"{name}_{part}.ts").read_text(encoding="utf-8").splitlines()
-    rows = [line.split(":")[:-1] for line in lines if line.strip() and line[0] not in "#@%"]
-    return standardised(
-        torch.tensor([[[float(each) for each in channel.split(",")] for channel in row] for row in rows])
-    )
 
 
 def standardised(values: Tensor) -> Tensor:
@@ -172,7 +158,7 @@ def tuned(model: nn.Module, sample: Planted, explainers: Sequence[Explainer | st
 
 def measured(kind: str, name: str, n_trials: int) -> tuple[list[str], list[list[str]]]:
     """The line of one network on one data set, and one for each explainer."""
-    known, unseen = series(name, "TRAIN"), series(name, "TEST")
+    known, unseen = (standardised(recorded(name, part)[0]) for part in ("TRAIN", "TEST"))
     if len(unseen) > 2 * len(known):
         known, unseen = torch.cat([known, unseen[::2]]), unseen[1::2]
     model = trained(kind, known, N_STEPS[name])

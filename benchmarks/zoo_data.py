@@ -40,21 +40,24 @@ def videos(side: int, n_frames: int) -> list[Tensor]:
     return [torch.stack([each.roll(-t, 3) for t in range(n_frames)], 2) for each in photos(side)]
 
 
+def recorded(name: str, part: str) -> tuple[Tensor, Tensor]:
+    """Series ``(n, c, t)`` of a data set that aeon carries, and classes ``(n,)``; ``part`` is TRAIN or TEST."""
+    folder = name.removesuffix("_eq")
+    lines = package_file("aeon", f"datasets/data/{folder}/{name}_{part}.ts").read_text("utf-8").splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.strip().lower() == "@data")
+    cases = [line.strip().split(":") for line in lines[begin + 1 :] if line.strip()]
+    values = [[[float(value) for value in channel.split(",")] for channel in case[:-1]] for case in cases]
+    classes = sorted({case[-1] for case in cases})
+    return torch.tensor(values), torch.tensor([classes.index(case[-1]) for case in cases])
+
+
 @functools.cache
 def series(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A data set of aeon's: training series ``(n, c, t)`` and classes ``(n,)``, then those of the test.
 
     Each channel is standardised by the mean and deviation of the training series.
     """
-    folder = name.removesuffix("_eq")
-    found: list[Tensor] = []
-    for split in ("TRAIN", "TEST"):
-        lines = package_file("aeon", f"datasets/data/{folder}/{name}_{split}.ts").read_text("utf-8").splitlines()
-        begin = next(i for i, line in enumerate(lines) if line.strip().lower() == "@data")
-        cases = [line.strip().split(":") for line in lines[begin + 1 :] if line.strip()]
-        values = [[[float(value) for value in channel.split(",")] for channel in case[:-1]] for case in cases]
-        classes = sorted({case[-1] for case in cases})
-        found += [torch.tensor(values), torch.tensor([classes.index(case[-1]) for case in cases])]
+    found = [*recorded(name, "TRAIN"), *recorded(name, "TEST")]
     deviation, mean = torch.std_mean(found[0], (0, 2), keepdim=True)
     return (found[0] - mean) / deviation, found[1], (found[2] - mean) / deviation, found[3]
 

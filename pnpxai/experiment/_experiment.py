@@ -50,7 +50,7 @@ class Experiment(Setup):
             one of `pnpxai.targets`. Default: the highest output, or the labels themselves.
         target_labels: explain the labels, not the predictions.
         forward_arg_extractor: as for explainers. Of several inputs it chooses the one that is explained and judged;
-            without it all are, their features in one order, by the metrics of perturbation curves; others say so.
+            without it all are, and their maps judged together, their features in one order.
         additional_forward_arg_extractor: as for explainers; the inputs that are passed on.
         batch_size: samples in hand at once.
         cache_dir: a folder where maps and scores are kept, so that a run that was killed goes on, and a later one

@@ -12,7 +12,7 @@ from torch import Tensor
 from pnpxai.baselines import Baseline, baseline_for
 from pnpxai.chunks import chunk_size_for
 from pnpxai.explainers._base import Explainer
-from pnpxai.feature_masks import FeatureMask, feature_mask_for
+from pnpxai.feature_masks import FeatureMask, by_number, feature_mask_for, on_positions
 from pnpxai.forward import Request
 from pnpxai.tunable import Space
 
@@ -68,10 +68,8 @@ def presences_of(request: Request, feature_mask_fn: FeatureMask, baseline_fn: Ba
     x = request.input
     features = feature_mask_for(feature_mask_fn, x, request.lookup())
     baseline = baseline_for(baseline_fn, x, lookup=request.lookup())
-    counts = features.flatten(1).amax(1) + 1
     made = {}
-    for d in sorted(set(counts.tolist())):
-        samples = (counts == d).nonzero()[:, 0]
+    for d, samples in by_number(features).items():
         made[d] = Presence(
             request.model,
             (x.new_ones(len(samples), d),),
@@ -86,15 +84,11 @@ def presences_of(request: Request, feature_mask_fn: FeatureMask, baseline_fn: Ba
     return made
 
 
-def on_positions(presences: Mapping[int, Presence], maps: Mapping[int, Tensor]) -> Tensor:
+def _maps(presences: Mapping[int, Presence], values: Mapping[int, Tensor]) -> Tensor:
     """The value of each position's feature: ``(n, 1, *positions)`` or ``(n, d)``, from ``(k, d)`` for each ``d``."""
     first = next(iter(presences.values()))
-    x, features = first.whole.input, first.features
-    made = torch.empty(features.shape, dtype=next(iter(maps.values())).dtype, device=x.device)
-    for d, each in presences.items():
-        values = maps[d].to(x.device).gather(1, features[each.samples].flatten(1))
-        made[each.samples] = values.reshape(len(each.samples), *features.shape[1:])
-    return made if made.ndim == x.ndim else made[:, None]
+    made = on_positions(first.features, values)
+    return made if made.ndim == first.whole.input.ndim else made[:, None]
 
 
 def explained_by_feature(explainer: Explainer, request: Request, **settings: Any) -> Tensor:
@@ -106,7 +100,7 @@ def explained_by_feature(explainer: Explainer, request: Request, **settings: Any
         **settings: further arguments that are other ones for single features.
     """
     presences, plain = _presences(explainer, request), _plain(explainer, **settings)
-    return on_positions(presences, {d: _single(plain.explain_request(each)) for d, each in presences.items()})
+    return _maps(presences, {d: _single(plain.explain_request(each)) for d, each in presences.items()})
 
 
 def further_by_feature(
@@ -118,7 +112,7 @@ def further_by_feature(
     for d, each in presences.items():
         found, states[d] = plain.explain_further(each, budget, None if state is None else state.states[d])
         maps[d] = _single(found)
-    return on_positions(presences, maps), ByFeature(presences, states)
+    return _maps(presences, maps), ByFeature(presences, states)
 
 
 def searched_without(explainer: Explainer, *names: str) -> Mapping[str, Space]:

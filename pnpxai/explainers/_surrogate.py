@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnpxai.baselines import Baseline, FromBackground, baseline_for
 from pnpxai.explainers._masked_scores import finite
-from pnpxai.feature_masks import FeatureMask, feature_mask_for
+from pnpxai.feature_masks import FeatureMask, by_number, feature_mask_for, on_positions
 from pnpxai.forward import Request
 from pnpxai.outputs import Score, select
 
@@ -47,17 +47,12 @@ class CoalitionScores:
         """
         x = request.input
         features = feature_mask_for(feature_mask_fn, x, request.lookup())
-        counts = (features.flatten(1).amax(1) + 1).tolist()
-        known = {d: torch.empty(counts.count(d), 0, dtype=torch.float64) for d in sorted(set(counts))}
+        known = {d: torch.empty(len(each), 0, dtype=torch.float64) for d, each in by_number(features).items()}
         if isinstance(baseline_fn, FromBackground):
-            baseline_fn.checked(x)
-            return cls(request, features, baseline_fn, score, known)
+            fitting = baseline_fn.set_kwargs(background=baseline_fn.checked(x))
+            return cls(request, features, fitting, score, known)
         baseline = baseline_for(baseline_fn, x, lookup=request.lookup())
         return cls(request, features, baseline, score, known)
-
-    def samples(self, d: int) -> Tensor:
-        """The numbers of the samples with ``d`` features, ``(k,)``."""
-        return (self.features.flatten(1).amax(1) + 1 == d).nonzero()[:, 0]
 
     def under(self, coalitions: Mapping[int, Tensor]) -> CoalitionScores:
         """The scores under coalitions ``(m, d)`` for each ``d``, of which the first are those that are known.
@@ -71,7 +66,7 @@ class CoalitionScores:
         return replace(self, known=found)
 
     def _ask(self, d: int, coalitions: Tensor) -> Tensor:
-        x, samples = self.request.input, self.samples(d)
+        x, samples = self.request.input, by_number(self.features)[d]
         k, r = len(samples), self.baseline.n_rows if isinstance(self.baseline, FromBackground) else 1
         found = torch.zeros(k * len(coalitions), dtype=torch.float64)
 
@@ -100,14 +95,11 @@ class CoalitionScores:
         x = self.request.input
         fresh = torch.cat([torch.tensor([True]), pairs[1:] > pairs[:-1]]).to(x.device)
         rows = self.baseline.rows(x[index[fresh]], present[fresh])
-        return self.baseline.checked(x)[rows[fresh.cumsum(0) - 1, turns.to(x.device)]]
+        return self.baseline.background[rows[fresh.cumsum(0) - 1, turns.to(x.device)]]
 
     def maps(self, effects: Mapping[int, Tensor]) -> Tensor:
         """The effect of each position's feature, from ``(k, d)`` for each: ``(n, d)``, or with channels, or one."""
         x = self.request.input
-        made = torch.empty(self.features.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-        for d, each in effects.items():
-            samples = self.samples(d)
-            values = each.to(made.dtype).to(made.device).gather(1, self.features[samples].flatten(1))
-            made[samples] = values.reshape(len(samples), *self.features.shape[1:])
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        made = on_positions(self.features, {d: each.to(dtype) for d, each in effects.items()})
         return made if made.ndim == x.ndim else made[:, None]

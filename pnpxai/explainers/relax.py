@@ -50,8 +50,7 @@ class RELAX(Explainer):
     With a `Similarity` as targets ``s_i`` is that one: to another item (why the two are found together), or to a
     cluster's mean. Otherwise it explains the whole output, and targets are checked but play no part. Outputs with more
     than two dimensions are flattened. By Hoeffding's inequality ``n_masks ≥ ln(2/δ)/(2t²)`` keeps ``R`` within ``t``
-    with probability ``1 - δ``
-    (2,944 for ``δ = .01``, ``t = .03``).
+    with probability ``1 - δ`` (2,944 for ``δ = .01``, ``t = .03``).
 
     Args:
         model: an encoder, or any model whose output represents its input.

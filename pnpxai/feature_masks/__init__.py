@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import torch
@@ -23,8 +23,10 @@ __all__ = [
     "Groups",
     "Quickshift",
     "SLIC",
+    "by_number",
     "feature_mask_for",
     "grid_cells",
+    "on_positions",
     "sums_by_feature",
 ]
 
@@ -84,3 +86,36 @@ def sums_by_feature(maps: Tensor, features: Tensor) -> Tensor:
     ids = features.flatten(1)
     sums = maps.new_zeros(len(maps), int(ids.max()) + 1)
     return sums.scatter_add_(1, ids.to(maps.device), maps.flatten(1))
+
+
+def by_number(features: Tensor) -> dict[int, Tensor]:
+    """Which samples have as many features: their number to the samples ``(k,)``, fewest first.
+
+    Args:
+        features: ids, ``(n, …)``, as of `feature_mask_for`.
+
+    Example:
+        >>> {d: which.tolist() for d, which in by_number(torch.tensor([[0, 1], [0, 0], [1, 0]])).items()}
+        {1: [1], 2: [0, 2]}
+    """
+    counts = features.flatten(1).amax(1) + 1
+    return {d: (counts == d).nonzero()[:, 0] for d in sorted(set(counts.tolist()))}
+
+
+def on_positions(features: Tensor, values: Mapping[int, Tensor]) -> Tensor:
+    """The value of each position's feature, of the shape of ``features``.
+
+    Args:
+        features: likewise.
+        values: number of features ``d`` to those of the samples that have as many, ``(k, d)``.
+
+    Example:
+        >>> values = {1: torch.tensor([[5.0]]), 2: torch.tensor([[1.0, 2.0]])}
+        >>> on_positions(torch.tensor([[0, 1], [0, 0]]), values).tolist()
+        [[1.0, 2.0], [5.0, 5.0]]
+    """
+    made = torch.empty(features.shape, dtype=next(iter(values.values())).dtype, device=features.device)
+    for d, samples in by_number(features).items():
+        own = features[samples]
+        made[samples] = values[d].to(made.device).gather(1, own.flatten(1)).reshape(own.shape)
+    return made
