@@ -1,7 +1,8 @@
 """What methods take beside the model: ``python -m benchmarks.engine``.
 
-Each method and as many bare passes, at the fastest batch size, take turns in one process; the figure is the median of
-the ratios. Methods that ask about the same number of masks share a turn's bare passes, some of them after each method.
+Each method and bare passes, at the fastest batch size, take turns in one process; the figure is the median of the
+ratios of their times a sample. A turn has as many bare passes as a method asks for, but at most 2,000 after each;
+methods that ask about the same number of masks share them.
 Perturbation methods and metrics are set against forward passes without gradients, the others against forward and
 backward passes to the inputs with frozen weights; all against float32, in batches no larger than what the method has to
 ask about at once. Memory is the peak of a process of its own, less that of a bare pass in it.
@@ -40,6 +41,8 @@ N_STEPS = 50
 N_RUNS = 5
 TURN = 4.0
 """Seconds of a turn, at least; a shorter method is called several times in it."""
+MOST_BARE = 2000
+"""Samples that go through the bare model after each method, at most."""
 AIMS = {"forward": 1.05, "bfloat16": 0.6, "metric": 1.1, "backward": 1.1}
 BATCHED = 6.0
 """What eight images may take of MP by the time of one."""
@@ -233,7 +236,7 @@ def measured(passes: BarePasses, works: Sequence[Work], n_images: int, n_runs: i
                 taken.append(seconds(functools.partial(repeated, work.run, n)))
             asked.append(counter.n_samples)
             batch = passes.batch(step, n_images if work.step_by_step else counter.n_samples // n)
-            share = math.ceil(counter.n_samples / len(works))
+            share = min(math.ceil(counter.n_samples / len(works)), MOST_BARE)
             least.append(seconds(functools.partial(bare, passes.model, batch, step, share)) / share)
         for each, total, n in zip(ratios, taken, asked, strict=True):
             each.append(total / n / statistics.fmean(least))
