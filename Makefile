@@ -53,6 +53,7 @@ bench: $(VENV)/.dev postgresql  ## measured tables, written to benchmarks/result
 		Occlusion KernelShap GradientXInput IntegratedGradients LRPEpsilonPlus
 	$(BIN)/python -m benchmarks.relevance_memory
 	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.freed_memory
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sizes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators

@@ -5,7 +5,9 @@ ratios of their times a sample. A turn has as many bare passes as a method asks 
 methods that ask about the same number of masks share them.
 Perturbation methods and metrics are set against forward passes without gradients, the others against forward and
 backward passes to the inputs with frozen weights; all against float32, in batches no larger than what the method has to
-ask about at once. Memory is the peak of a process of its own, less that of a bare pass in it.
+ask about at once. The process keeps the memory that it frees (`pnpxai.allocator`), else each pass maps its own anew,
+which takes up to as long as the arithmetic, more or less in each process. Memory is the peak of another process, which
+gives it back, less that of a bare pass in it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from benchmarks.written import circumstances, table, write
+from benchmarks.written import machine, named_versions, table, today, write
+from pnpxai.allocator import keep_freed_memory
 from pnpxai.explainers import MP, RELAX, RISE, Gradient, IntegratedGradients, SmoothGrad
 from pnpxai.forward import count_forwards
 from pnpxai.metrics import AbPC, MuFidelity, Sensitivity
@@ -64,13 +67,13 @@ class Work:
     Attributes:
         name: of the method.
         kind: of `AIMS`.
-        run: does it.
+        run: does it, with so many masks where it has some.
         step_by_step: whether each of its passes depends on the one before.
     """
 
     name: str
     kind: str
-    run: Callable[[], object]
+    run: Callable[[int], object]
     step_by_step: bool = False
 
 
@@ -175,65 +178,68 @@ class BarePasses:
         return self.sample.expand(size, *self.sample.shape[1:]).clone()
 
 
-def works(model: nn.Module, x: Tensor, n_masks: int) -> list[list[Work]]:
+def works(model: nn.Module, x: Tensor) -> list[list[Work]]:
     """What is measured on a batch; those of a list share their bare passes."""
     target = model(x).argmax(1).detach()
     maps = torch.rand(len(x), *x.shape[2:], generator=torch.Generator().manual_seed(0))
     masked = [
-        Work("RISE", "forward", lambda: RISE(model, n_masks=n_masks).attribute(x, target)),
-        Work("RELAX", "forward", lambda: RELAX(model, n_masks=n_masks).attribute(x)),
+        Work("RISE", "forward", lambda n: RISE(model, n_masks=n).attribute(x, target)),
+        Work("RELAX", "forward", lambda n: RELAX(model, n_masks=n).attribute(x)),
     ]
     if len(x) == 1:
         masked += [
             Work(
                 "RISE by ridge",
                 "forward",
-                lambda: RISE(model, n_masks=n_masks, estimator="ridge").attribute(x, target),
+                lambda n: RISE(model, n_masks=n, estimator="ridge").attribute(x, target),
             ),
             Work(
                 "RISE in bfloat16",
                 "bfloat16",
-                lambda: RISE(model, n_masks=n_masks, precision="bfloat16").attribute(x, target),
+                lambda n: RISE(model, n_masks=n, precision="bfloat16").attribute(x, target),
             ),
             Work(
                 "RELAX in bfloat16",
                 "bfloat16",
-                lambda: RELAX(model, n_masks=n_masks, precision="bfloat16").attribute(x),
+                lambda n: RELAX(model, n_masks=n, precision="bfloat16").attribute(x),
             ),
         ]
     alone = [
-        Work("AbPC", "metric", lambda: AbPC(model).evaluate(x, target, maps)),
-        Work("MuFidelity", "metric", lambda: MuFidelity(model).evaluate(x, target, maps)),
+        Work("AbPC", "metric", lambda _: AbPC(model).evaluate(x, target, maps)),
+        Work("MuFidelity", "metric", lambda _: MuFidelity(model).evaluate(x, target, maps)),
         Work(
             "Sensitivity of Gradient",
             "backward",
-            lambda: Sensitivity(model, Gradient(model)).evaluate(x, target, Gradient(model).attribute(x, target)),
+            lambda _: Sensitivity(model, Gradient(model)).evaluate(x, target, Gradient(model).attribute(x, target)),
         ),
         Work(
             f"MP, {N_STEPS} steps",
             "backward",
-            lambda: MP(model, max_iter=N_STEPS).attribute(x, target),
+            lambda _: MP(model, max_iter=N_STEPS).attribute(x, target),
             step_by_step=True,
         ),
-        Work("SmoothGrad", "backward", lambda: SmoothGrad(model).attribute(x, target)),
-        Work("IntegratedGradients", "backward", lambda: IntegratedGradients(model).attribute(x, target)),
+        Work("SmoothGrad", "backward", lambda _: SmoothGrad(model).attribute(x, target)),
+        Work("IntegratedGradients", "backward", lambda _: IntegratedGradients(model).attribute(x, target)),
     ]
     return [masked, *([each] for each in alone)]
 
 
-def measured(passes: BarePasses, works: Sequence[Work], n_images: int, n_runs: int) -> list[dict[str, Any]]:
-    """Methods and bare passes in turn, after one call of each that is not timed: it tries chunk sizes.
+def measured(
+    passes: BarePasses, works: Sequence[Work], n_images: int, n_masks: int, n_runs: int
+) -> list[dict[str, Any]]:
+    """Methods and bare passes in turn, after one call of each that does not count: it tries chunk sizes.
 
     The batches of the bare passes are no larger than what the methods have to ask about at once.
     """
     step = backward if works[0].kind == "backward" else forward
-    times = [max(1, math.ceil(TURN / seconds(work.run))) for work in works]
+    few = min(n_masks, MOST_BARE // n_images)
+    times = [max(1, math.ceil(TURN / seconds(functools.partial(work.run, few)))) for work in works]
     ratios: list[list[float]] = [[] for _ in works]
     for _ in range(n_runs):
         asked, taken, least = [], [], []
         for work, n in zip(works, times, strict=True):
             with count_forwards() as counter:
-                taken.append(seconds(functools.partial(repeated, work.run, n)))
+                taken.append(seconds(functools.partial(repeated, functools.partial(work.run, n_masks), n)))
             asked.append(counter.n_samples)
             batch = passes.batch(step, n_images if work.step_by_step else counter.n_samples // n)
             share = min(math.ceil(counter.n_samples / len(works)), MOST_BARE)
@@ -311,15 +317,22 @@ def memory(method: str, n_masks: int, batch_size: int) -> list[str]:
 
 
 class Log:
-    """What was measured, one JSON line each, under the name of what it is."""
+    """What was measured, one JSON line each: the name of what it is, itself, and when and where that was."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def known(self) -> dict[str, Any]:
         """All that was kept, in its order."""
+        return {name: found for name, found, _ in self._lines()}
+
+    def circumstances(self) -> list[str]:
+        """When and where."""
+        return sorted({each for *_, each in self._lines()})
+
+    def _lines(self) -> list[tuple[str, Any, str]]:
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        return dict(json.loads(line) for line in lines)
+        return [(name, found, each) for name, found, each in map(json.loads, lines)]
 
     def once(self, name: str, measure: Callable[[], Any]) -> None:
         """Measure and keep it, unless it is there."""
@@ -328,11 +341,11 @@ class Log:
         start = time.perf_counter()
         found = measure()
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([name, found]) + "\n")
+            file.write(json.dumps([name, found, f"{today()}, {machine()}"]) + "\n")
         print(name, found, f"[{time.perf_counter() - start:.0f} s]", flush=True)
 
 
-def page(known: Mapping[str, Any], n_masks: int, taken: float) -> list[str]:
+def page(known: Mapping[str, Any], n_masks: int, circumstances: Sequence[str]) -> list[str]:
     """What is known as lines of Markdown."""
 
     def rows(kind: str) -> list[Any]:
@@ -365,7 +378,7 @@ def page(known: Mapping[str, Any], n_masks: int, taken: float) -> list[str]:
             ["method", "batch size", f"{n_masks:,} masks", f"{10 * n_masks:,} masks", "ratio", "aim"], rows("memory")
         ),
         "",
-        "`python -m benchmarks.engine`: " + circumstances(taken, versions()),
+        f"`python -m benchmarks.engine`: {'; '.join(circumstances)}; {named_versions(versions())}",
     ]
 
 
@@ -383,7 +396,8 @@ def main() -> None:
     arguments.log.parent.mkdir(parents=True, exist_ok=True)
     if not arguments.resume:
         arguments.log.unlink(missing_ok=True)
-    log, start = Log(arguments.log), time.perf_counter()
+    keep_freed_memory()
+    log = Log(arguments.log)
     model = efficientnet_lite0().requires_grad_(False)
     every = standardized([cropped(each.open()) for each in photographs()])
 
@@ -396,8 +410,8 @@ def main() -> None:
         passes = BarePasses(model, every[:1])
         for n in arguments.images:
             where = f"{n} images, {n_threads} threads"
-            for together in works(model, every[:n], arguments.masks):
-                measure = functools.partial(measured, passes, together, n, arguments.runs)
+            for together in works(model, every[:n]):
+                measure = functools.partial(measured, passes, together, n, arguments.masks, arguments.runs)
                 once(f"time: {', '.join(work.name for work in together)}; {where}", measure)
             if n > 1:
                 once(f"batched: {where}", functools.partial(batched, passes, every[:n], arguments.runs))
@@ -405,7 +419,7 @@ def main() -> None:
     for method in ("RISE", "RELAX"):
         for size in (4, 8):
             once(f"memory: {method}, {size}", functools.partial(memory, method, arguments.masks, size))
-    lines = page(log.known(), arguments.masks, time.perf_counter() - start)
+    lines = page(log.known(), arguments.masks, log.circumstances())
     print("\n".join(lines))
     if not arguments.dry:
         write("engine", lines)

@@ -299,7 +299,7 @@ def main() -> None:
     start = time.perf_counter()
     for key in arguments.subjects:
         tuned = subject(key, arguments.samples, folder=arguments.photographs)
-        tuned = replace(tuned, model=quick(tuned.model)) if key == "lite0" else tuned
+        tuned = replace(tuned, model=quick(tuned.model, compiled=True)) if key == "lite0" else tuned
         done = {each.sample for each in kept(arguments.log).get(tuned.name, [])}
         for i in range(part - 1, arguments.samples, n_parts):
             if i in done:

@@ -19,10 +19,19 @@ def machine() -> str:
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
 
 
+def today() -> str:
+    """The date."""
+    return str(datetime.datetime.now(datetime.timezone.utc).date())
+
+
+def named_versions(versions: Mapping[str, str]) -> str:
+    """Packages and their versions."""
+    return ", ".join(f"{name} {each}" for name, each in versions.items())
+
+
 def circumstances(seconds: float, versions: Mapping[str, str]) -> str:
     """When, how long, on what and with which versions."""
-    today = datetime.datetime.now(datetime.timezone.utc).date()
-    return f"{today}, {seconds:.0f} s, {machine()}; " + ", ".join(f"{name} {each}" for name, each in versions.items())
+    return f"{today()}, {seconds:.0f} s, {machine()}; {named_versions(versions)}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,16 +1,22 @@
-"""How much goes through a model at once: what is fastest, found by trying it once, within what memory allows."""
+"""How much goes through a model at once, and in which layout: what is fastest, found by trying it once.
+
+How much there may be is bounded by what memory allows.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pnpxai.callables import Model
 from pnpxai.errors import PnPXAIError
+
+T = TypeVar("T")
 
 ACTIVATION_BYTES = 320 * 2**20
 """What one chunk's activations may take by the rule of `default_chunk_size`."""
@@ -21,18 +27,21 @@ ROOM = 4
 """How many times the rule's chunk is tried at most on the CPU, where nothing says that memory is short."""
 TIMED_BYTES = 2**13
 """Samples of fewer bytes go by the rule: their passes are too short to be timed well."""
-WORTH_TIMING = 16
+WORTH_TIMING = 32
 """How many of the rule's chunks are asked about before a trial pays."""
-REPEATS, ROUNDS = 2, 2
+REPEATS, ROUNDS = 3, 3
 """How often a size is timed in a row, and how often those that may be the fastest are timed again in turn."""
 HOPELESS = 1.6
 """Sizes that took so many times the least are not timed again."""
 SLOWER = 1.03
 """Sizes that take so many times the least are as good, and the smallest of them is taken."""
 
+AGREES = 1e-3
+"""How far outputs in another layout may be off, by the largest of them, or eight steps of their precision."""
+
 _found: WeakIdKeyDictionary = WeakIdKeyDictionary()
 _asked: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""For each model, what a pass does to its size, and to how many samples were asked about."""
+"""For each model, what was found for inputs and kinds of passes, and how many samples were asked about before."""
 
 
 def default_chunk_size(inputs: Sequence[Tensor]) -> int:
@@ -64,51 +73,115 @@ def chunk_size_for(
         run: lets so many samples pass once, to the end.
     """
     rule, device = default_chunk_size(inputs), inputs[0].device
+    most = min(LARGEST_CHUNK, ROOM * rule) if device.type == "cpu" else LARGEST_CHUNK
+    return _tried(model, inputs, ("size", kind), n_samples, rule, lambda: fastest_chunk_size(run, most, rule))
+
+
+def channels_last_for(
+    model: Model, inputs: Sequence[Tensor], kind: Hashable, n_samples: int, run: Callable[[bool], Tensor]
+) -> bool:
+    """Whether images go through the model faster in channels-last order, with the same outputs but for rounding.
+
+    Tried, once, for modules with convolutions whose weights are in the plain order, as `chunk_size_for` tries sizes.
+
+    Args:
+        model: the model.
+        inputs: some samples, each ``(n, …)``.
+        kind: what a pass does.
+        n_samples: how many are to be asked about.
+        run: lets some samples pass, in channels-last order or not, and returns the outputs when they are there.
+    """
+    if not (isinstance(model, nn.Module) and any(each.ndim == 4 for each in inputs) and _convolves_plainly(model)):
+        return False
+    return _tried(model, inputs, ("channels last", kind), n_samples, False, lambda: _quicker_channels_last(run))
+
+
+def _convolves_plainly(model: nn.Module) -> bool:
+    """Whether a weight has the shape of a convolution's and is not in channels-last order."""
+    return any(
+        each.ndim == 4 and not each.is_contiguous(memory_format=torch.channels_last) for each in model.parameters()
+    )
+
+
+def _quicker_channels_last(run: Callable[[bool], Tensor]) -> bool:
+    try:
+        plain, other = run(False), run(True)
+    except Exception:  # such as a view of features that lie in another order
+        return False
+    near = max(AGREES, 8 * torch.finfo(plain.dtype).eps) * float(plain.abs().max())
+    if not torch.allclose(plain, other, rtol=0, atol=near):
+        return False
+    taken: dict[bool, list[float]] = {way: [] for way in (False, True)}
+    for _ in range(REPEATS + ROUNDS):
+        for way, each in taken.items():
+            start = time.perf_counter()
+            run(way)
+            each.append(time.perf_counter() - start)
+    return min(taken[True]) * SLOWER < min(taken[False])
+
+
+def _tried(
+    model: Model, inputs: Sequence[Tensor], kind: Hashable, n_samples: int, otherwise: T, trial: Callable[[], T]
+) -> T:
+    """What a trial found, once as many samples have been asked about as make it worth its time; see `chunk_size_for`.
+
+    Args:
+        model: what it is remembered for.
+        inputs: some samples, each ``(n, …)``.
+        kind: what is tried.
+        n_samples: how many are to be asked about.
+        otherwise: what holds without a trial.
+        trial: finds it.
+    """
+    device = inputs[0].device
     if sample_bytes(inputs) < TIMED_BYTES or not all(each.is_floating_point() for each in inputs):
-        return rule
+        return otherwise
     known, asked = _remembered(_found, model), _remembered(_asked, model)
     if known is None or asked is None:
-        return rule
+        return otherwise
     what = (kind, device, torch.get_num_threads(), tuple((each.shape[1:], each.dtype) for each in inputs))
     if what not in known:
         asked[what] = asked.get(what, 0) + n_samples
-        if asked[what] < WORTH_TIMING * rule:
-            return rule
-        most = min(LARGEST_CHUNK, ROOM * rule) if device.type == "cpu" else LARGEST_CHUNK
+        if asked[what] < WORTH_TIMING * default_chunk_size(inputs):
+            return otherwise
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            known[what] = fastest_chunk_size(run, most)
-    return known[what]
+            known[what] = trial()
+    found: T = known[what]
+    return found
 
 
-def _remembered(memory: WeakIdKeyDictionary, model: Model) -> dict[Hashable, int] | None:
+def _remembered(memory: WeakIdKeyDictionary, model: Model) -> dict[Hashable, Any] | None:
     try:
         if model not in memory:
             memory[model] = {}
     except TypeError:  # no weak references, as with __slots__
         return None
-    found: dict[Hashable, int] = memory[model]
+    found: dict[Hashable, Any] = memory[model]
     return found
 
 
-def fastest_chunk_size(run: Callable[[int], object], most: int, clock: Callable[[], float] = time.perf_counter) -> int:
+def fastest_chunk_size(
+    run: Callable[[int], object], most: int, rule: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> int:
     """The size at which a sample takes least, among 1, 2, 4 … until two sizes in turn gain nothing.
 
     Args:
         run: lets so many samples pass once, to the end; a size above 1 that fails, as where memory runs out, ends the
             trial.
         most: the largest size that is tried.
+        rule: a size up to which, and one step beyond, all are tried.
         clock: the time in seconds.
 
     Example:
         >>> now = [0.0]
         >>> def run(size):  # a third of a second a call, and a tenth for each sample
         ...     now[0] += 1 / 3 + size / 10
-        >>> fastest_chunk_size(run, 1024, lambda: now[0])
+        >>> fastest_chunk_size(run, 1024, clock=lambda: now[0])
         128
     """
     taken: dict[int, float] = {}
     size, without_gain = 1, 0
-    while size <= most and without_gain < 2:
+    while size <= most and (without_gain < 2 or size < 2 * rule):
         try:
             seconds = min(_timed(run, size, clock) for _ in range(REPEATS))
         except Exception:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pnpxai
+from pnpxai.allocator import keep_freed_memory
 from pnpxai.errors import ParameterError, PnPXAIError
 from pnpxai.explainers import EXPLAINERS
 from pnpxai.metrics import METRICS
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command; a deliberate error is one message and exit code 1."""
+    keep_freed_memory()
     try:
         app()
     except PnPXAIError as error:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from pnpxai import chunks
+from pnpxai import chunks, cli
 from pnpxai.explainers import EXPLAINERS
 from pnpxai.metrics import METRICS
 
@@ -24,6 +24,12 @@ def _registries_and_defaults() -> Iterator[None]:
         registry.update(before)
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
+
+
+@pytest.fixture(autouse=True)
+def _allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command says to the C library would hold for all tests after it in the same process."""
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: False)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable
 
 import pytest
@@ -76,24 +77,33 @@ class Machine:
 )
 def test_the_fastest_size_is_found(seconds: Callable[[int], float], expected: int) -> None:
     machine = Machine(seconds)
-    assert fastest_chunk_size(machine.run, 64, machine.clock) == expected
+    assert fastest_chunk_size(machine.run, 64, clock=machine.clock) == expected
+
+
+def test_sizes_up_to_the_rule_are_tried_over_a_plain() -> None:
+    seconds = lambda size: size * (0.8 if size == 16 else 1.0)  # noqa: E731
+    found = []
+    for rule in (1, 9):
+        machine = Machine(seconds)
+        found.append(fastest_chunk_size(machine.run, 64, rule, machine.clock))
+    assert found == [1, 16]
 
 
 def test_of_two_slow_moments_neither_counts() -> None:
     machine = Machine(lambda size: 1.0 if len(machine.sizes) in (4, 6) else 0.1 + size / 100)
-    assert fastest_chunk_size(machine.run, 8, machine.clock) == 8
+    assert fastest_chunk_size(machine.run, 8, clock=machine.clock) == 8
 
 
 @pytest.mark.parametrize("struck", [range(1, 7), range(3, 9), range(7, 20)])
 def test_a_spell_in_which_the_machine_is_slow_changes_nothing(struck: range) -> None:
     per_sample = {1: 1.13, 2: 1.0, 4: 1.24, 8: 1.53, 16: 1.7, 32: 1.8}
     machine = Machine(lambda size: size * per_sample[size] * (1.4 if len(machine.sizes) in struck else 1.0))
-    assert fastest_chunk_size(machine.run, 32, machine.clock) == 2
+    assert fastest_chunk_size(machine.run, 32, clock=machine.clock) == 2
 
 
 def test_memory_that_runs_out_ends_the_trial() -> None:
     machine = Machine(lambda size: 1.0, most=5)
-    assert fastest_chunk_size(machine.run, 64, machine.clock) == 4
+    assert fastest_chunk_size(machine.run, 64, clock=machine.clock) == 4
     with pytest.raises(RuntimeError, match="out of memory"):
         fastest_chunk_size(Machine(lambda size: 1.0, most=0).run, 64)
 
@@ -125,6 +135,57 @@ def test_a_model_that_is_gone_is_forgotten() -> None:
     del model
     gc.collect()
     assert len(chunks._found) == before - 1
+
+
+ORDERS: list[bool] = []
+
+
+class Plain(nn.Module):
+    """Convolves, looks at how its input lies in memory, and may ask that the features lie in the plain order."""
+
+    def __init__(self, views: bool = False, off: float = 0.0) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 3)
+        self.views, self.off = views, off
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        ORDERS.append(last)  # an attribute would be put back
+        found = torch.nn.functional.adaptive_avg_pool2d(self.conv(x), 8)
+        return self.head(found.view(len(x), -1) if self.views else found.flatten(1)) + self.off * last
+
+
+@pytest.mark.parametrize(
+    ("model", "plain", "other", "expected"),
+    [
+        (Plain(), 1.0, 0.9, True),
+        (Plain(), 1.0, 0.99, False),
+        (Plain(), 0.9, 1.0, False),
+        (Plain(views=True), 1.0, 0.5, False),  # fails on the other order
+        (Plain(off=0.1), 1.0, 0.5, False),  # answers otherwise
+        (Plain().to(memory_format=torch.channels_last), 1.0, 0.5, False),  # nothing to be gained
+    ],
+)
+def test_images_go_in_the_order_that_is_faster_and_no_other(
+    model: Plain, plain: float, other: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += (other if ORDERS and ORDERS[-1] else plain) / 2  # what a pass takes, by its order
+        return now
+
+    monkeypatch.setattr(chunks, "WORTH_TIMING", 1)
+    monkeypatch.setattr(chunks, "fastest_chunk_size", lambda *_: 4)
+    monkeypatch.setattr(time, "perf_counter", clock)
+    ORDERS.clear()
+    x = batch(1, 3, 64, 64)
+    maps = RISE(model, n_masks=200).attribute(x, 0)
+    monkeypatch.undo()
+    assert ORDERS[-1] is expected
+    alone = RISE(model, n_masks=200, batch_size=3).attribute(x, 0)
+    torch.testing.assert_close(maps, alone, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("explainer", [RISE, IntegratedGradients])

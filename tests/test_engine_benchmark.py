@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import engine
+from benchmarks.written import machine, today
 from pnpxai.explainers import RISE
 from pnpxai.forward import count_forwards
 from tests.nets import VGGLike, batch, seeded
@@ -40,35 +41,39 @@ def test_bare_passes_are_as_many_as_asked_for() -> None:
 def test_every_method_is_set_against_passes_of_its_kind() -> None:
     model, x = seeded(VGGLike()).requires_grad_(False), batch(2, 3, 16, 16)
     names = []
-    for together in engine.works(model, x, 8):
+    for together in engine.works(model, x):
         for work in together:
             names.append(work.name.partition(",")[0])
             assert work.kind in engine.AIMS
             with count_forwards() as counter:
-                work.run()
+                work.run(8)
             assert counter.n_samples > 0
     assert {"RISE", "RELAX", "AbPC", "MuFidelity", "Sensitivity of Gradient", "SmoothGrad", "MP"} <= set(names)
-    assert "RISE in bfloat16" in [work.name for work in engine.works(model, x[:1], 8)[0]]
+    assert "RISE in bfloat16" in [work.name for work in engine.works(model, x[:1])[0]]
 
 
-def test_methods_share_bare_passes_as_many_as_one_of_them_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("most", "share"), [(2000, 4), (3, 3)])
+def test_methods_share_bare_passes_as_many_as_one_of_them_takes(
+    most: int, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "MOST_BARE", most)
     monkeypatch.setattr(engine, "TURN", 0.0)
     monkeypatch.setattr(engine, "seconds", lambda run: (run(), 1.0)[1])
     model = Counting()
     x, asked = batch(1, 3, 16, 16), []
 
-    def ask() -> None:
-        asked.append(RISE(model.net, n_masks=12).attribute(x, 0))
+    def ask(n_masks: int) -> None:
+        asked.append(RISE(model.net, n_masks=n_masks).attribute(x, 0))
 
     works = [engine.Work(name, "forward", ask) for name in ("one", "other", "third")]
     passes = engine.BarePasses(model, x)
     passes.batch(engine.forward, 12)
     model.passed.clear()
-    found = engine.measured(passes, works, 1, 2)
-    assert sum(model.passed) == 2 * 12  # two runs, a third of the bare passes after each method
+    found = engine.measured(passes, works, 1, 12, 2)
+    assert sum(model.passed) == 2 * 3 * share  # two runs, a third of the bare passes after each method, or the most
     assert [each["n_passes"] for each in found] == [12] * 3
-    for each in found:  # a method's second by that of a third of its passes, pass by pass
-        assert each["ratios"] == pytest.approx([1 / 3] * 2)
+    for each in found:  # a method's second by that of its share of its passes, pass by pass
+        assert each["ratios"] == pytest.approx([share / 12] * 2)
 
 
 def test_a_page_of_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +81,8 @@ def test_a_page_of_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     log = engine.Log(tmp_path / "engine.jsonl")
     monkeypatch.setattr(engine, "TURN", 0.02)
     with torch.random.fork_rng([]):
-        work = engine.works(model, x, 4)[0]
-        log.once("time: one", lambda: engine.measured(engine.BarePasses(model, x[:1]), work, 2, 1))
+        work = engine.works(model, x)[0]
+        log.once("time: one", lambda: engine.measured(engine.BarePasses(model, x[:1]), work, 2, 4, 1))
         log.once("batched: two", lambda: engine.batched(engine.BarePasses(model, x[:1]), x, 1))
         log.once("lowered: three", lambda: engine.lowered(model, x, 4))
     known = log.known()
@@ -85,7 +90,8 @@ def test_a_page_of_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert log.known() == known
     assert known["time: one"][0]["n_passes"] == 8
     assert float(known["batched: two"][3]) > 0
-    text = "\n".join(engine.page(known, 4, 1.0))
+    text = "\n".join(engine.page(known, 4, log.circumstances()))
+    assert f"{today()}, {machine()}; python" in text
     assert "| RISE | 2 |" in text
     assert "| RELAX | 2 |" in text
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from pnpxai.explainers import (
     IntegratedGradients,
     KernelShap,
     LRPEpsilonPlus,
+    Occlusion,
+    SobolAttribution,
 )
 from pnpxai.forward import Request, count_forwards
 from tests.harm import untouched
@@ -353,3 +356,49 @@ def test_one_row_that_does_not_fit_is_an_error_outside_a_stream_too() -> None:
 def test_an_extractor_that_fails_is_named(name: str) -> None:
     with pytest.raises(InputError, match=rf"a {name} of inputs of type dict; received KeyError: 'y'"):
         Request.build(MLP(), {"x": batch(2, 6)}, **{"forward_arg_extractor": lambda b: b["x"], name: lambda b: b["y"]})
+
+
+def test_fresh_inputs_are_not_copied_and_others_are() -> None:
+    given_to_model: list[int] = []
+
+    def model(x: Tensor) -> Tensor:
+        given_to_model.append(x.data_ptr())
+        return x.mul_(2)  # in place
+
+    request = Request.build(model, batch(2, 6))
+    built: list[Tensor] = []
+
+    def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
+        built.append(request.input[start:stop] + 1)
+        return [built[-1]], torch.arange(start, stop)
+
+    for fresh in (True, False):
+        request.stream(2, build, lambda start, stop, outputs: None, fresh=fresh)
+    assert [each.data_ptr() for each in built][0] == given_to_model[0]
+    assert built[1].data_ptr() != given_to_model[1]
+    torch.testing.assert_close(request.input, batch(2, 6), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda model: RISE(model, n_masks=40),
+        lambda model: Occlusion(model),
+        lambda model: KernelShap(model, n_samples=40),
+        lambda model: SobolAttribution(model, n_designs=4),
+        lambda model: RISE(model, n_masks=40, feature_mask_fn="slic"),
+    ],
+)
+def test_a_model_that_changes_its_inputs_gets_the_same_map(made: Callable[[Any], Explainer]) -> None:
+    net, inputs = seeded(VGGLike()), batch(2, 3, 16, 16)
+
+    def changing(x: Tensor) -> Tensor:
+        outputs = net(x)
+        x.fill_(torch.nan)
+        return outputs
+
+    with torch.no_grad():
+        targets = net(inputs).argmax(1)
+    torch.testing.assert_close(
+        made(changing).attribute(inputs, targets), made(net).attribute(inputs, targets), rtol=1e-6, atol=1e-7
+    )

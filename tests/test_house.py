@@ -17,7 +17,7 @@ import pnpxai
 
 PACKAGE = Path(pnpxai.__file__).parent
 ORDER: list[set[str]] = [
-    {"errors"},
+    {"allocator", "errors"},
     {"limits"},
     {"callables"},
     {"tunable"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pnpxai.baselines import Baseline, baseline_for
-from pnpxai.chunks import chunk_size_for
 from pnpxai.explainers._base import Explainer
 from pnpxai.feature_masks import FeatureMask, by_number, feature_mask_for, on_positions
 from pnpxai.forward import Request
@@ -33,17 +32,19 @@ class Presence(Request):
     features: Tensor
     baseline: Tensor
 
-    def call(self, inputs: Sequence[Tensor], index: Tensor | None = None) -> Tensor:
+    def call(self, inputs: Sequence[Tensor], index: Tensor | None = None, *, fresh: bool = False) -> Tensor:
         """Ask the model about inputs with these features: ``x`` times their presence, and the baseline for the rest."""
         (present,) = inputs
         x, own = self.whole.input, self.samples if index is None else self.samples[index.to(self.samples.device)]
         spread = present.gather(1, self.features[own].flatten(1))
         shape = (len(own), *(1,) * (x.ndim - self.features.ndim), *self.features.shape[1:])
-        return self.whole.call([torch.lerp(self.baseline[own], x[own], spread.reshape(shape))], own)
+        self.whole.channels_last = self.channels_last
+        return self.whole.call([torch.lerp(self.baseline[own], x[own], spread.reshape(shape))], own, fresh=True)
 
-    def n_at_once(self, n_items: int, kind: Hashable, attempt: Callable[[int], object]) -> int:
-        """As many as of the inputs themselves."""
-        return self.chunk_size or chunk_size_for(self.model, self.whole.inputs, kind, n_items, attempt)
+    @property
+    def passed(self) -> tuple[Tensor, ...]:
+        """The inputs themselves."""
+        return self.whole.inputs
 
 
 @dataclass(frozen=True, eq=False)

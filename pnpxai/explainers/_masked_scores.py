@@ -63,16 +63,17 @@ class MaskedScorer:
         """
         x, k, held = self.request.input, len(samples), MaskChunk.none()
         samples = samples.to(x.device)
+        absent, whole = self.baseline[samples], x[samples]
 
         def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
             nonlocal held
             a, b = first + start // k, first - (-stop // k)
             if b > held.last:
                 held = self.bank.draw(a, min(-(-b // BLOCK) * BLOCK, last), x.device)  # whole blocks are drawn
-            rows = torch.arange(start, stop, device=x.device)
-            masks, index = held.masks[rows // k + first - held.first].to(x.dtype), samples[rows % k]
+            masks = held.masks[a - held.first : b - held.first].to(x.dtype)
             masks = masks if self.bank.grid is None else masks[:, None]
-            return [torch.lerp(self.baseline[index], x[index], masks)], index
+            places = torch.arange(start, stop, device=x.device) % k
+            return [_masked(absent, whole, masks, start % k, stop - start)], samples[places]
 
         def read(start: int, stop: int, outputs: Tensor) -> None:
             rows, exact = torch.arange(start, stop, device=x.device), exact_device(x)
@@ -80,13 +81,34 @@ class MaskedScorer:
             scores = finite(self.score(outputs, index))
             consume(held, (rows // k + first - held.first).to(exact), index.to(exact), scores)
 
-        self.request.stream((last - first) * k, build, read, lower=lower)
+        self.request.stream((last - first) * k, build, read, lower=lower, fresh=True)
 
     def scores(self, n_masks: int, *, lower: bool) -> Tensor:
         """Those of all samples under the first masks, ``(n, n_masks)``."""
         n, kept = len(self.request), list[Tensor]()
         self.stream(0, n_masks, torch.arange(n), lambda *found: kept.append(found[-1]), lower=lower)
         return torch.cat(kept).reshape(n_masks, n).T
+
+
+def _masked(absent: Tensor, whole: Tensor, masks: Tensor, start: int, n: int) -> Tensor:
+    """Every sample under the first mask, then under the next, and so on: ``n`` of these from number ``start`` on.
+
+    Samples are copied only where the portion begins or ends amid those of several masks.
+
+    Args:
+        absent: what stands for absence, ``(k, …)``.
+        whole: the samples, ``(k, …)``.
+        masks: those of the portion, ``(m, …)``.
+        start: number of the first, less than ``k``.
+        n: how many.
+    """
+    k = len(whole)
+    if len(masks) == 1:
+        return torch.lerp(absent[start : start + n], whole[start : start + n], masks)
+    if start == 0 and n % k == 0:
+        return torch.lerp(absent[None], whole[None], masks[:, None]).flatten(0, 1)
+    rows = torch.arange(start, start + n, device=whole.device)
+    return torch.lerp(absent[rows % k], whole[rows % k], masks[rows // k])
 
 
 def finite(scores: Tensor, how: str = "masked") -> Tensor:

@@ -85,7 +85,7 @@ class CoalitionScores:
             scores = finite(select(outputs, self.request.targets_for(index), self.score))
             found.index_add_(0, pairs, scores.cpu().double() / r)
 
-        self.request.stream(len(found) * r, build, read)
+        self.request.stream(len(found) * r, build, read, fresh=True)
         return found.reshape(-1, k).T
 
     def _absent(self, index: Tensor, present: Tensor, pairs: Tensor, turns: Tensor) -> Tensor:

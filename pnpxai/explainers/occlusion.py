@@ -196,7 +196,7 @@ def _scores_under_windows(
         index = torch.arange(start, stop, device=outputs.device) // m
         scores[start:stop] = select(outputs, request.targets_for(index), score).to(scores)
 
-    request.stream(len(scores), build, read)
+    request.stream(len(scores), build, read, fresh=True)
     return finite(scores, "occluded").reshape(len(x), m)
 
 

@@ -289,5 +289,5 @@ def _scores(request: Request, designs: Designs, baseline: Tensor, start: int, st
         index = torch.arange(first, last, device=outputs.device) % n
         scores[first:last] = select(outputs, request.targets_for(index), score).to(scores)
 
-    request.stream(len(scores), build, read)
+    request.stream(len(scores), build, read, fresh=True)
     return finite(scores).reshape(-1, d + 2, n).permute(2, 0, 1)

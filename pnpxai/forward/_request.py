@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from pnpxai.batches import Extractor, Targets, batch_shape, check_targets
 from pnpxai.callables import Model, check_model, model_name, module_of
-from pnpxai.chunks import chunk_size_for, out_of_memory
+from pnpxai.chunks import channels_last_for, chunk_size_for, default_chunk_size, out_of_memory
 from pnpxai.errors import InputError, ModelError, ParameterError, PnPXAIError
 from pnpxai.forward._counting import count
 from pnpxai.forward._given import given, moved
@@ -40,6 +41,7 @@ class Request:
         compile: ask what ``torch.compile`` makes of the model, in `stream`.
         names: of the arguments that are explained, where they are passed by keywords.
         lookups: for each of the inputs, where the model looks its ids up; None where it is no embedding of tokens.
+        channels_last: let images go to the model in channels-last order.
     """
 
     model: Model
@@ -50,6 +52,7 @@ class Request:
     compile: bool = False
     names: tuple[str, ...] = ()
     lookups: tuple[Lookup | None, ...] = ()
+    channels_last: bool = False
 
     @classmethod
     def build(
@@ -235,7 +238,7 @@ class Request:
         """The targets for samples picked by ``index`` ``(m,)``, with repetitions."""
         return take_targets(self.targets, index)
 
-    def call(self, inputs: Sequence[Tensor], index: Tensor | None = None) -> Tensor:
+    def call(self, inputs: Sequence[Tensor], index: Tensor | None = None, *, fresh: bool = False) -> Tensor:
         """Ask the model once, in the caller's gradient mode, and count it.
 
         The model is given copies, which it may change in place.
@@ -243,6 +246,7 @@ class Request:
         Args:
             inputs: tensors ``(m, …)``, changed versions of the request's inputs.
             index: ``(m,)``, which sample each row comes from; None where they are the samples themselves, in order.
+            fresh: nobody else has the inputs, and the model may have them without a copy.
 
         Returns:
             ``(m, k)`` or ``(m,)``.
@@ -251,7 +255,7 @@ class Request:
         index = torch.arange(m, device=inputs[0].device) if index is None else index
         count(m)
         try:
-            arguments, substitutes = self._arguments(inputs, index)
+            arguments, substitutes = self._arguments(inputs, index, fresh)
             extra = self.extra_for(index)
             named = {name: _own(each) for name, each in extra.items()} if isinstance(extra, dict) else {}
             named |= dict(zip(self.names, arguments, strict=False))
@@ -284,18 +288,25 @@ class Request:
         return outputs
 
     def _arguments(
-        self, inputs: Sequence[Tensor], index: Tensor
+        self, inputs: Sequence[Tensor], index: Tensor, fresh: bool
     ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor, Tensor]]]:
         """Copies the model may change, ids in the place of embeddings, and what looking these up has to give."""
         arguments, substitutes = list[Tensor](), list[tuple[Tensor, Tensor, Tensor]]()
         for i, each in enumerate(inputs):
             lookup = self.lookup(i)
             if lookup is None:
-                arguments.append(each.clone())
+                arguments.append(self._own(each, fresh))
             else:
                 arguments.append(lookup.ids[index.to(lookup.ids.device)])
                 substitutes.append((arguments[-1], lookup.table, lookup.perturbed(each, index)))
         return arguments, substitutes
+
+    def _own(self, rows: Tensor, fresh: bool) -> Tensor:
+        """Rows the model may change, in the order of `channels_last` if they are images."""
+        if not (self.channels_last and rows.ndim == 4):
+            return rows if fresh else rows.clone()
+        in_order = torch.channels_last
+        return rows.contiguous(memory_format=in_order) if fresh else rows.clone(memory_format=in_order)
 
     def scores(self, inputs: Sequence[Tensor], index: Tensor | None = None, score: Score = "logit") -> Tensor:
         """Ask the model once and select each row's target: ``(m,)``."""
@@ -303,9 +314,29 @@ class Request:
         index = torch.arange(len(outputs), device=outputs.device) if index is None else index
         return select(outputs, self.targets_for(index), score)
 
+    @property
+    def passed(self) -> tuple[Tensor, ...]:
+        """Tensors of the shapes that go through the model, each ``(n, …)``."""
+        return self.inputs
+
     def n_at_once(self, n_items: int, kind: Hashable, attempt: Callable[[int], object]) -> int:
         """How many samples go through the model at once, of ``n_items``: ``chunk_size``, or see `chunk_size_for`."""
-        return self.chunk_size or chunk_size_for(self.model, self.inputs, kind, n_items, attempt)
+        return self.chunk_size or chunk_size_for(self.model, self.passed, kind, n_items, attempt)
+
+    @contextlib.contextmanager
+    def in_fastest_layout(self, n_items: int, kind: Hashable, attempt: Callable[[], Tensor]) -> Iterator[None]:
+        """Let images go to the model in channels-last order inside the block, where `channels_last_for` says so."""
+        before = self.channels_last
+
+        def run(channels_last: bool) -> Tensor:
+            self.channels_last = channels_last
+            return attempt()
+
+        try:
+            self.channels_last = channels_last_for(self.model, self.passed, kind, n_items, run)
+            yield
+        finally:
+            self.channels_last = before
 
     def first_sample(self, size: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """The first sample ``size`` times over, and its number as often."""
@@ -319,6 +350,7 @@ class Request:
         consume: Callable[[int, int, Tensor], object],
         *,
         lower: bool = False,
+        fresh: bool = False,
     ) -> None:
         """Ask the model about any number of items, a chunk at a time, without gradients.
 
@@ -329,25 +361,32 @@ class Request:
             build: from ``start, stop`` to the rows' inputs, and the samples ``(m,)`` they come from.
             consume: takes ``start, stop`` and the outputs of those rows.
             lower: ask in bfloat16 where the model computes in float32; the outputs come in its dtype all the same.
+            fresh: ``build`` makes new tensors, which it does not keep.
 
         Raises:
             ModelError: a single item does not fit in memory.
         """
 
-        def attempt(size: int) -> None:
+        def attempt(size: int) -> Tensor:
             with lowered(self.inputs[0].device, lower):
-                self.call(*self.first_sample(size)).flatten()[0].item()
+                outputs = self.call(*self.first_sample(size))
+            outputs.flatten()[0].item()  # they are there
+            return outputs
 
         def ask(start: int, stop: int) -> Tensor:
             rows, index = build(start, stop)
             with lowered(rows[0].device, lower):
-                outputs = self.call(rows, index)
+                outputs = self.call(rows, index, fresh=fresh)
             return outputs.to(rows[0].dtype) if lower else outputs
 
         with torch.no_grad():
-            size = self.n_at_once(n_items, ("forward", lower, self.compile), attempt)
-            for start, stop, outputs in self.portions(n_items, size, ask):
-                consume(start, stop, outputs)
+            kind = ("forward", lower, self.compile)
+            size = self.n_at_once(n_items, kind, attempt)
+            tried = min(size, default_chunk_size(self.passed))
+            layout = self.in_fastest_layout(n_items, kind, lambda: attempt(tried))
+            with contextlib.nullcontext() if self.compile else layout:  # a compiled model has layouts of its own
+                for start, stop, outputs in self.portions(n_items, size, ask):
+                    consume(start, stop, outputs)
 
     def portions(
         self,

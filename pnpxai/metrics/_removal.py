@@ -113,7 +113,7 @@ def _finite_scores(
         sample = torch.arange(start, stop, device=outputs.device) // n_each
         kept.append(_read(outputs, request.targets_for(sample), score))
 
-    request.stream(len(request) * n_each, build, consume)
+    request.stream(len(request) * n_each, build, consume, fresh=True)
     scores = torch.cat(kept)
     if not torch.isfinite(scores).all():
         raise ModelError(
