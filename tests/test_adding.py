@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import os
 import re
@@ -158,22 +159,25 @@ def test_it_passes_the_contract(leaveout: ModuleType, tmp_path: Path) -> None:
     assert sum("test_contract.py" not in each for each in passed) == 2  # its own test and its example
 
 
-def names_in(path: Path) -> Iterator[str]:
+@functools.cache
+def names_in(path: Path) -> frozenset[str]:
     """Identifiers and strings of a file's code; sentences that mention an explainer are no lists of them."""
+    found = set[str]()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield from [node.value] if " " not in node.value else []
+            found |= {node.value} if " " not in node.value else set()
         elif isinstance(node, ast.Name | ast.alias):
-            yield node.id if isinstance(node, ast.Name) else node.name
+            found.add(node.id if isinstance(node, ast.Name) else node.name)
         elif isinstance(node, ast.Attribute):
-            yield node.attr
+            found.add(node.attr)
+    return frozenset(found)
 
 
 def places(name: str) -> list[str]:
     """The files that have to know an explainer: those of the package, and those that tests of everything share."""
     shared = [ROOT / "tests" / each for each in ("nets.py", "registry.py", "conftest.py", "harm.py")]
     files = [*PACKAGE.rglob("*.py"), *shared, ROOT / "tests" / "explainers" / "test_contract.py"]
-    return sorted(str(each.relative_to(ROOT)) for each in files if name in set(names_in(each)))
+    return sorted(str(each.relative_to(ROOT)) for each in files if name in names_in(each))
 
 
 OWN = sorted(name for name, each in EXPLAINERS.items() if each.__module__.startswith("pnpxai."))

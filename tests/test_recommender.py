@@ -44,9 +44,9 @@ class Deciding(nn.Module):
 
 
 MODELS = {
-    "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (2, 3, 64, 64)),
-    "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), (2, 3, 64, 64)),
-    "densenet121": (lambda: torchvision.models.densenet121(num_classes=10), (2, 3, 64, 64)),
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (2, 3, 32, 32)),
+    "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), (2, 3, 32, 32)),
+    "densenet": (lambda: torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=10), (2, 3, 32, 32)),
     "vision transformer": (
         lambda: torchvision.models.VisionTransformer(32, 16, 2, 2, 16, 32, num_classes=10),
         (2, 3, 32, 32),
@@ -100,7 +100,7 @@ def test_lrp_is_recommended_where_its_rules_cover_the_model() -> None:
     assert {"LRPUniformEpsilon", "LRPEpsilonPlus", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox"} <= {
         type(each).__name__ for each in plain.explainers
     }
-    residual = pnpxai.recommend(randomised(torchvision.models.resnet18(num_classes=10)), batch(1, 3, 64, 64))
+    residual = pnpxai.recommend(randomised(torchvision.models.resnet18(num_classes=10)), batch(1, 3, 32, 32))
     assert "LRPEpsilonPlus" in {type(each).__name__ for each in residual.explainers}
     cumulative = Wrapped(seeded(MLP()), lambda outputs: outputs.sinh()).eval()
     assert "sinh in the model itself" in pnpxai.recommend(cumulative, batch(1, 6)).rejected["LRPEpsilonPlus"]

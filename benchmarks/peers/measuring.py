@@ -74,7 +74,7 @@ def state(model: nn.Module) -> dict[str, Any]:
         "hooks": [len(each._forward_hooks) + len(each._forward_pre_hooks) + hooks_back(each) for each in modules],
         "attributes": [sorted(vars(each)) for each in modules],
         "torch's random state": [torch.get_rng_state()],
-        "NumPy's random state": [torch.from_numpy(np.random.get_state()[1].astype(np.int64))],  # noqa: NPY002  # read
+        "NumPy's random state": [str(np.random.get_state(legacy=False))],  # noqa: NPY002  # read
         "Python's random state": [random.getstate()],
     }
 
