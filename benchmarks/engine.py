@@ -53,6 +53,8 @@ MEGABYTES, FLAT = 200, 1.1
 """Most memory above bare passes, and how many times as much ten times the masks may take."""
 ALIKE = 0.98
 """Least rank correlation of a map by bfloat16 with that by float32."""
+SETTLED = 600
+"""Samples after which the chunk size is known, with those of its trial."""
 LOG = Path("build") / "engine.jsonl"
 
 
@@ -131,6 +133,15 @@ def seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def settled(run: Callable[[], object]) -> float:
+    """How long the last call takes, of as many as ask about `SETTLED` samples."""
+    with count_forwards() as counter:
+        taken = seconds(run)
+        while 0 < counter.n_samples < SETTLED:
+            taken = seconds(run)
+    return taken
 
 
 def repeated(run: Callable[[], object], n: int) -> None:
@@ -227,13 +238,13 @@ def works(model: nn.Module, x: Tensor) -> list[list[Work]]:
 def measured(
     passes: BarePasses, works: Sequence[Work], n_images: int, n_masks: int, n_runs: int
 ) -> list[dict[str, Any]]:
-    """Methods and bare passes in turn, after one call of each that does not count: it tries chunk sizes.
+    """Methods and bare passes in turn, after calls of each that do not count: in these chunk sizes are tried.
 
     The batches of the bare passes are no larger than what the methods have to ask about at once.
     """
     step = backward if works[0].kind == "backward" else forward
     few = min(n_masks, MOST_BARE // n_images)
-    times = [max(1, math.ceil(TURN / seconds(functools.partial(work.run, few)))) for work in works]
+    times = [max(1, math.ceil(TURN / settled(functools.partial(work.run, few)))) for work in works]
     ratios: list[list[float]] = [[] for _ in works]
     for _ in range(n_runs):
         asked, taken, least = [], [], []

@@ -5,6 +5,7 @@ How much there may be is bounded by what memory allows.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ WORTH_TIMING = 32
 """How many of the rule's chunks are asked about before a trial pays."""
 REPEATS, ROUNDS = 3, 3
 """How often a size is timed in a row, and how often those that may be the fastest are timed again in turn."""
+EVENLY = 8
+"""Samples of one timing in those rounds, at least: single passes of few samples would have more luck than others."""
 HOPELESS = 1.6
 """Sizes that took so many times the least are not timed again."""
 SLOWER = 1.03
@@ -194,17 +197,20 @@ def fastest_chunk_size(
         size *= 2
     least = min(taken.values())
     hopeful = [size for size, seconds in taken.items() if seconds <= HOPELESS * least]
+    for size in hopeful:
+        taken[size] = math.inf
     for _ in range(ROUNDS):  # in turn, so that a spell in which the machine is slow strikes all of them
         for size in hopeful:
-            taken[size] = min(taken[size], _timed(run, size, clock))
+            taken[size] = min(taken[size], _timed(run, size, clock, max(1, EVENLY // size)))
     return min(size for size, seconds in taken.items() if seconds <= SLOWER * min(taken.values()))
 
 
-def _timed(run: Callable[[int], object], size: int, clock: Callable[[], float]) -> float:
+def _timed(run: Callable[[int], object], size: int, clock: Callable[[], float], passes: int = 1) -> float:
     """Seconds a sample."""
     start = clock()
-    run(size)
-    return (clock() - start) / size
+    for _ in range(passes):
+        run(size)
+    return (clock() - start) / (size * passes)
 
 
 def out_of_memory(error: BaseException) -> bool:

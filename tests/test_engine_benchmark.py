@@ -57,6 +57,7 @@ def test_methods_share_bare_passes_as_many_as_one_of_them_takes(
     most: int, share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "MOST_BARE", most)
+    monkeypatch.setattr(engine, "SETTLED", 1)
     monkeypatch.setattr(engine, "TURN", 0.0)
     monkeypatch.setattr(engine, "seconds", lambda run: (run(), 1.0)[1])
     model = Counting()
@@ -80,6 +81,7 @@ def test_a_page_of_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     model, x = seeded(VGGLike()).requires_grad_(False), batch(2, 3, 16, 16)
     log = engine.Log(tmp_path / "engine.jsonl")
     monkeypatch.setattr(engine, "TURN", 0.02)
+    monkeypatch.setattr(engine, "SETTLED", 1)
     with torch.random.fork_rng([]):
         work = engine.works(model, x)[0]
         log.once("time: one", lambda: engine.measured(engine.BarePasses(model, x[:1]), work, 2, 4, 1))
