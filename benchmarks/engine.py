@@ -30,7 +30,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from benchmarks.written import machine, named_versions, table, today, write
+from benchmarks.written import RESULTS, machine, named_versions, table, today, write
 from pnpxai.allocator import keep_freed_memory
 from pnpxai.explainers import MP, RELAX, RISE, Gradient, IntegratedGradients, SmoothGrad
 from pnpxai.forward import count_forwards
@@ -55,7 +55,7 @@ ALIKE = 0.98
 """Least rank correlation of a map by bfloat16 with that by float32."""
 SETTLED = 600
 """Samples after which the chunk size is known, with those of its trial."""
-LOG = Path("build") / "engine.jsonl"
+LOG = RESULTS / "engine.jsonl"
 
 
 Step: TypeAlias = Callable[[nn.Module, Tensor], None]

@@ -79,7 +79,7 @@ N_SAMPLES = 64
 WEAK = 0.2
 """Predictions less probable than that are reported apart."""
 GRID, P_KEEP = 7, 0.5
-LOG = Path(tempfile.gettempdir()) / "estimators.jsonl"
+LOG = RESULTS / "estimators.jsonl"
 
 
 @dataclass
