@@ -18,8 +18,6 @@ import json
 import math
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +28,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from benchmarks.fresh import in_a_process
 from benchmarks.written import RESULTS, machine, named_versions, table, today, write
 from pnpxai.allocator import keep_freed_memory
 from pnpxai.explainers import MP, RELAX, RISE, Gradient, IntegratedGradients, SmoothGrad
@@ -318,10 +317,7 @@ def memory(method: str, n_masks: int, batch_size: int) -> list[str]:
     """A row, from two processes of their own."""
     taken = []
     for n in (n_masks, 10 * n_masks):
-        call = f"memory_of({method!r}, {n}, 1, {batch_size})"
-        call = f"from benchmarks.engine import memory_of; print({call})"
-        done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
-        taken.append(float(done.stdout.split()[-1]))
+        taken.append(in_a_process("benchmarks.engine", f"memory_of({method!r}, {n}, 1, {batch_size})"))
     ratio = taken[1] / max(taken[0], 1.0)
     reached = "reached" if max(taken) <= MEGABYTES and ratio <= FLAT else "missed"
     return [method, str(batch_size), *(f"{each:.0f}" for each in taken), f"{ratio:.2f}", reached]

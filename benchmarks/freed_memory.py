@@ -8,23 +8,22 @@ median over the processes. The weights of EfficientNet-Lite0 are in channels-las
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
+from benchmarks.engine import BATCHES, forward, seconds
+from benchmarks.fresh import in_a_process
 from benchmarks.written import circumstances, table, write
 from pnpxai.allocator import keep_freed_memory
 from pnpxai.photographs import efficientnet_lite0
 from pnpxai.tuning._problem import versions
 
-BATCHES = (1, 2, 4, 8, 16, 32)
 N_PROCESSES = 3
 N_PASSES = 5
 """Timed at each batch size in a process, after two that are not."""
@@ -48,29 +47,23 @@ def rates(network: str, n_threads: int, keep: bool) -> dict[int, float]:
     assert not keep or keep_freed_memory(), "only the GNU C library can be told"
     torch.set_num_threads(n_threads)
     model, found = NETWORKS[network](), {}
-    with torch.inference_mode():
-        for size in BATCHES:
-            inputs, seconds = torch.zeros(size, 3, 224, 224), []
-            for _ in range(2 + N_PASSES):
-                start = time.perf_counter()
-                model(inputs)
-                seconds.append(time.perf_counter() - start)
-            found[size] = size / statistics.median(seconds[2:])
+    for size in BATCHES:
+        inputs = torch.zeros(size, 3, 224, 224)
+        taken = [seconds(functools.partial(forward, model, inputs)) for _ in range(2 + N_PASSES)]
+        found[size] = size / statistics.median(taken[2:])
     return found
 
 
-def in_a_process(network: str, n_threads: int, keep: bool) -> dict[int, float]:
+def fresh_rates(network: str, n_threads: int, keep: bool) -> dict[int, float]:
     """The same in a fresh one."""
-    call = f"rates({network!r}, {n_threads}, {keep})"
-    code = f"import json; from benchmarks.freed_memory import rates; print(json.dumps({call}))"
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    done = subprocess.run([sys.executable, "-c", code], env=mine, stdout=subprocess.PIPE, text=True, check=True)
-    return {int(size): rate for size, rate in json.loads(done.stdout.splitlines()[-1]).items()}
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    found = in_a_process("benchmarks.freed_memory", f"rates({network!r}, {n_threads}, {keep})", plain)
+    return {int(size): rate for size, rate in found.items()}
 
 
 def rows(network: str, n_threads: int, n_processes: int) -> list[list[str]]:
     """A row for each batch size."""
-    turns = [[in_a_process(network, n_threads, keep) for keep in (True, False)] for _ in range(n_processes)]
+    turns = [[fresh_rates(network, n_threads, keep) for keep in (True, False)] for _ in range(n_processes)]
     found = []
     for size in BATCHES:
         kept, given_back = ([turn[side][size] for turn in turns] for side in (0, 1))

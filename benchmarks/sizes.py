@@ -12,12 +12,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.engine import bare, forward, peak, seconds
+from benchmarks.fresh import in_a_process
 from benchmarks.written import RESULTS, circumstances, table, write
 from pnpxai.explainers import RISE
 from pnpxai.forward import count_forwards
@@ -222,14 +220,7 @@ def peaks(point: Point) -> dict[str, float]:
 
 def asked(call: str, **environment: str) -> dict[str, float]:
     """What a call of a function of this module returns in a process of its own with one thread."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"from benchmarks.sizes import *; print(json.dumps({call}))"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return dict(in_a_process("benchmarks.sizes", call, {**os.environ, "OMP_NUM_THREADS": "1", **environment}))
 
 
 def cost(point: Point, n_runs: int) -> Cost:

@@ -5,9 +5,10 @@ How much there may be is bounded by what memory allows.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from pnpxai.callables import Model
 from pnpxai.errors import PnPXAIError
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 ACTIVATION_BYTES = 320 * 2**20
@@ -38,7 +40,6 @@ HOPELESS = 1.6
 """Sizes that took so many times the least are not timed again."""
 SLOWER = 1.03
 """Sizes that take so many times the least are as good, and the smallest of them is taken."""
-
 AGREES = 1e-3
 """How far outputs in another layout may be off, by the largest of them, or eight steps of their precision."""
 
@@ -115,13 +116,8 @@ def _quicker_channels_last(run: Callable[[bool], Tensor]) -> bool:
         return False
     if not agree:
         return False
-    taken: dict[bool, list[float]] = {way: [] for way in (False, True)}
-    for _ in range(REPEATS + ROUNDS):
-        for way, each in taken.items():
-            start = time.perf_counter()
-            run(way)
-            each.append(time.perf_counter() - start)
-    return min(taken[True]) * SLOWER < min(taken[False])
+    taken = _in_turn({way: functools.partial(run, way) for way in (False, True)}, REPEATS + ROUNDS, time.perf_counter)
+    return taken[True] * SLOWER < taken[False]
 
 
 def _tried(
@@ -187,7 +183,7 @@ def fastest_chunk_size(
     size, without_gain = 1, 0
     while size <= most and (without_gain < 2 or size < 2 * rule):
         try:
-            seconds = min(_timed(run, size, clock) for _ in range(REPEATS))
+            seconds = _in_turn({size: functools.partial(run, size)}, REPEATS, clock)[size] / size
         except Exception:
             if size == 1:
                 raise
@@ -197,21 +193,26 @@ def fastest_chunk_size(
         taken[size] = seconds
         size *= 2
     least = min(taken.values())
-    hopeful = [size for size, seconds in taken.items() if seconds <= HOPELESS * least]
-    for size in hopeful:
-        taken[size] = math.inf
-    for _ in range(ROUNDS):  # in turn, so that a spell in which the machine is slow strikes all of them
-        for size in hopeful:
-            taken[size] = min(taken[size], _timed(run, size, clock, max(1, EVENLY // size)))
+    passes = {size: max(1, EVENLY // size) for size, seconds in taken.items() if seconds <= HOPELESS * least}
+
+    def several(size: int) -> None:
+        for _ in range(passes[size]):
+            run(size)
+
+    again = _in_turn({size: functools.partial(several, size) for size in passes}, ROUNDS, clock)
+    taken = {size: seconds / (size * passes[size]) for size, seconds in again.items()}
     return min(size for size, seconds in taken.items() if seconds <= SLOWER * min(taken.values()))
 
 
-def _timed(run: Callable[[int], object], size: int, clock: Callable[[], float], passes: int = 1) -> float:
-    """Seconds a sample."""
-    start = clock()
-    for _ in range(passes):
-        run(size)
-    return (clock() - start) / (size * passes)
+def _in_turn(calls: Mapping[K, Callable[[], object]], rounds: int, clock: Callable[[], float]) -> dict[K, float]:
+    """Seconds that each call takes at least, of some rounds; a spell in which the machine is slow strikes all calls."""
+    taken = dict.fromkeys(calls, math.inf)
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = clock()
+            call()
+            taken[name] = min(taken[name], clock() - start)
+    return taken
 
 
 def out_of_memory(error: BaseException) -> bool:

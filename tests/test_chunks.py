@@ -94,6 +94,13 @@ def test_of_two_slow_moments_neither_counts() -> None:
     assert fastest_chunk_size(machine.run, 8, clock=machine.clock) == 8
 
 
+def test_luck_of_single_passes_does_not_count() -> None:
+    machine = Machine(
+        lambda size: size * {1: 0.7 if len(machine.sizes) % 4 == 1 else 1.0, 2: 0.95, 4: 0.92}.get(size, 0.88)
+    )
+    assert fastest_chunk_size(machine.run, 8, 8, machine.clock) == 8
+
+
 @pytest.mark.parametrize("struck", [range(1, 7), range(3, 9), range(7, 20)])
 def test_a_spell_in_which_the_machine_is_slow_changes_nothing(struck: range) -> None:
     per_sample = {1: 1.13, 2: 1.0, 4: 1.24, 8: 1.53, 16: 1.7, 32: 1.8}
@@ -131,6 +138,7 @@ def test_it_is_tried_once_for_a_model_and_a_shape() -> None:
 def test_a_model_that_is_gone_is_forgotten() -> None:
     model = nn.Linear(2, 2)
     chunk_size_for(model, [torch.zeros(1, 3, 96, 96)], "forward", 16 * LARGEST_CHUNK, lambda size: None)
+    gc.collect()  # models of other tests
     before = len(chunks._found)
     del model
     gc.collect()
@@ -158,10 +166,8 @@ class Plain(nn.Module):
         last = x.is_contiguous(memory_format=torch.channels_last)
         ORDERS.append(last)  # an attribute would be put back
         found = torch.nn.functional.adaptive_avg_pool2d(self.conv(x), 8)
-        return (
-            self.head(found.view(len(x), -1) if self.views and len(x) != self.spared else found.flatten(1))
-            + self.off * last
-        )
+        views = self.views and len(x) != self.spared
+        return self.head(found.view(len(x), -1) if views else found.flatten(1)) + self.off * last
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,15 @@ def test_a_deliberate_error_is_one_message(monkeypatch: pytest.MonkeyPatch, caps
     assert shown.out == ""
 
 
+def test_the_command_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: told.append(True))
+    monkeypatch.setattr(sys, "argv", ["pnpxai", "--version"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert told == [True]
+
+
 @pytest.mark.parametrize("arguments", [["nothing-like-it"], ["demo", "--seed", "-1"], ["demo", "--sede", "1"]])
 def test_a_wrong_command_line_says_so(arguments: list[str]) -> None:
     done = CliRunner().invoke(cli.app, arguments)

@@ -22,7 +22,7 @@ def model() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def loader() -> DataLoader:
-    chosen = photographs()[:2]
+    chosen = photographs()[:4]
     labels = torch.tensor([each.classes[0] for each in chosen])
     return DataLoader(TensorDataset(standardized([cropped(each.open()) for each in chosen]), labels), batch_size=2)
 
@@ -50,21 +50,21 @@ def test_automatic_choice(model: torch.nn.Module, loader: DataLoader) -> None:
     )
     chosen = next(i for i, each in enumerate(experiment.explainers) if type(each) is SmoothGrad)
     optimized = experiment.optimize(
-        data_ids=range(2),
+        data_ids=range(4),
         explainer_id=chosen,
         metric_id=1,
         direction="maximize",
         sampler="tpe",
-        n_trials=3,
+        n_trials=5,
         seed=42,
         progress=False,
     )
     assert optimized.explainer.model is model
     assert type(optimized.explainer) is SmoothGrad
     assert type(optimized.metric).__name__ == "AbPC"
-    assert len(optimized.study.trials) == 3
+    assert len(optimized.study.trials) == 5
     maps = optimized.postprocessor(optimized.explainer.attribute(experiment.inputs(), experiment.targets()))
-    assert maps.shape == (2, 224, 224)
+    assert maps.shape == (4, 224, 224)
 
 
 def test_manual_choice(model: torch.nn.Module, loader: DataLoader) -> None:

@@ -24,20 +24,18 @@ from typing import Any
 from benchmarks.peers.installed import environment, install
 from benchmarks.peers.pairs import PAIRS, Size
 from benchmarks.written import circumstances, table, write
-from pnpxai.allocator import KEPT_BYTES
 from pnpxai.tuning._problem import versions
 
 N_RUNS, N_SCORED = 5, 4
 QUICK = Size(n_masks=20, n_iterations=5, n_steps=5, n_noises=5, n_points=3)
 LOG = Path("build") / "peers.jsonl"
 TASKS: Mapping[str, Mapping[str, str]] = {
-    "timed": {"MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES), "MALLOC_TRIM_THRESHOLD_": str(2 * KEPT_BYTES - 1)},
+    "timed": {},
     "judged": {},
     "ours": {"MALLOC_MMAP_THRESHOLD_": "65536"},
     "theirs": {"MALLOC_MMAP_THRESHOLD_": "65536"},
 }
-"""What is measured, and with which environment: freed memory is kept where time is, and goes back to the system where
-memory is."""
+"""What is measured, and with which environment: freed memory goes back to the system where memory is measured."""
 
 
 def measured(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,14 +32,21 @@ class Presence(Request):
     features: Tensor
     baseline: Tensor
 
-    def call(self, inputs: Sequence[Tensor], index: Tensor | None = None, *, fresh: bool = False) -> Tensor:
+    def call(
+        self,
+        inputs: Sequence[Tensor],
+        index: Tensor | None = None,
+        *,
+        fresh: bool = False,
+        channels_last: bool = False,
+    ) -> Tensor:
         """Ask the model about inputs with these features: ``x`` times their presence, and the baseline for the rest."""
         (present,) = inputs
         x, own = self.whole.input, self.samples if index is None else self.samples[index.to(self.samples.device)]
         spread = present.gather(1, self.features[own].flatten(1))
         shape = (len(own), *(1,) * (x.ndim - self.features.ndim), *self.features.shape[1:])
-        self.whole.channels_last = self.channels_last
-        return self.whole.call([torch.lerp(self.baseline[own], x[own], spread.reshape(shape))], own, fresh=True)
+        rows = torch.lerp(self.baseline[own], x[own], spread.reshape(shape))
+        return self.whole.call([rows], own, fresh=True, channels_last=channels_last)
 
     @property
     def passed(self) -> tuple[Tensor, ...]:

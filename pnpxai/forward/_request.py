@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -41,7 +40,6 @@ class Request:
         compile: ask what ``torch.compile`` makes of the model, in `stream`.
         names: of the arguments that are explained, where they are passed by keywords.
         lookups: for each of the inputs, where the model looks its ids up; None where it is no embedding of tokens.
-        channels_last: let images go to the model in channels-last order.
     """
 
     model: Model
@@ -52,7 +50,6 @@ class Request:
     compile: bool = False
     names: tuple[str, ...] = ()
     lookups: tuple[Lookup | None, ...] = ()
-    channels_last: bool = False
 
     @classmethod
     def build(
@@ -158,7 +155,7 @@ class Request:
         lookup = self.lookup()
         return lookup is not None and lookup.words is not None
 
-    @cached_property
+    @functools.cached_property
     def outputs(self) -> Tensor:
         """The model's outputs on the inputs themselves, ``(n, k)`` or ``(n,)``; asked once."""
         kept: list[Tensor] = []
@@ -174,7 +171,7 @@ class Request:
             )
         return outputs
 
-    @cached_property
+    @functools.cached_property
     def targets(self) -> Tensor | TargetFunction:
         """Class indices ``(n,)``, the predicted ones where none were asked for, or a function of the outputs."""
         return self.settled(self.requested)
@@ -187,7 +184,7 @@ class Request:
             return requested.fixed(self.outputs)
         return requested
 
-    @cached_property
+    @functools.cached_property
     def compiled(self) -> Callable[..., Any]:
         """The model compiled, once in a process for each kind of pass; it changes the model until the guard is left."""
         if not isinstance(self.model, nn.Module):
@@ -238,7 +235,14 @@ class Request:
         """The targets for samples picked by ``index`` ``(m,)``, with repetitions."""
         return take_targets(self.targets, index)
 
-    def call(self, inputs: Sequence[Tensor], index: Tensor | None = None, *, fresh: bool = False) -> Tensor:
+    def call(
+        self,
+        inputs: Sequence[Tensor],
+        index: Tensor | None = None,
+        *,
+        fresh: bool = False,
+        channels_last: bool = False,
+    ) -> Tensor:
         """Ask the model once, in the caller's gradient mode, and count it.
 
         The model is given copies, which it may change in place.
@@ -247,6 +251,7 @@ class Request:
             inputs: tensors ``(m, …)``, changed versions of the request's inputs.
             index: ``(m,)``, which sample each row comes from; None where they are the samples themselves, in order.
             fresh: nobody else has the inputs, and the model may have them without a copy.
+            channels_last: give it images in channels-last order.
 
         Returns:
             ``(m, k)`` or ``(m,)``.
@@ -255,7 +260,7 @@ class Request:
         index = torch.arange(m, device=inputs[0].device) if index is None else index
         count(m)
         try:
-            arguments, substitutes = self._arguments(inputs, index, fresh)
+            arguments, substitutes = self._arguments(inputs, index, fresh, channels_last)
             extra = self.extra_for(index)
             named = {name: _own(each) for name, each in extra.items()} if isinstance(extra, dict) else {}
             named |= dict(zip(self.names, arguments, strict=False))
@@ -288,25 +293,18 @@ class Request:
         return outputs
 
     def _arguments(
-        self, inputs: Sequence[Tensor], index: Tensor, fresh: bool
+        self, inputs: Sequence[Tensor], index: Tensor, fresh: bool, channels_last: bool
     ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor, Tensor]]]:
         """Copies the model may change, ids in the place of embeddings, and what looking these up has to give."""
         arguments, substitutes = list[Tensor](), list[tuple[Tensor, Tensor, Tensor]]()
         for i, each in enumerate(inputs):
             lookup = self.lookup(i)
             if lookup is None:
-                arguments.append(self._own(each, fresh))
+                arguments.append(_handed(each, fresh, channels_last))
             else:
                 arguments.append(lookup.ids[index.to(lookup.ids.device)])
                 substitutes.append((arguments[-1], lookup.table, lookup.perturbed(each, index)))
         return arguments, substitutes
-
-    def _own(self, rows: Tensor, fresh: bool) -> Tensor:
-        """Rows the model may change, in the order of `channels_last` if they are images."""
-        if not (self.channels_last and rows.ndim == 4):
-            return rows if fresh else rows.clone()
-        in_order = torch.channels_last
-        return rows.contiguous(memory_format=in_order) if fresh else rows.clone(memory_format=in_order)
 
     def scores(self, inputs: Sequence[Tensor], index: Tensor | None = None, score: Score = "logit") -> Tensor:
         """Ask the model once and select each row's target: ``(m,)``."""
@@ -322,21 +320,6 @@ class Request:
     def n_at_once(self, n_items: int, kind: Hashable, attempt: Callable[[int], object]) -> int:
         """How many samples go through the model at once, of ``n_items``: ``chunk_size``, or see `chunk_size_for`."""
         return self.chunk_size or chunk_size_for(self.model, self.passed, kind, n_items, attempt)
-
-    @contextlib.contextmanager
-    def in_fastest_layout(self, n_items: int, kind: Hashable, attempt: Callable[[], Tensor]) -> Iterator[None]:
-        """Let images go to the model in channels-last order inside the block, where `channels_last_for` says so."""
-        before = self.channels_last
-
-        def run(channels_last: bool) -> Tensor:
-            self.channels_last = channels_last
-            return attempt()
-
-        try:
-            self.channels_last = channels_last_for(self.model, self.passed, kind, n_items, run)
-            yield
-        finally:
-            self.channels_last = before
 
     def first_sample(self, size: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """The first sample ``size`` times over, and its number as often."""
@@ -366,36 +349,39 @@ class Request:
         Raises:
             ModelError: a single item does not fit in memory.
         """
+        channels_last = False
 
-        def attempt(size: int) -> Tensor:
+        def attempt(size: int, channels_last: bool = False) -> Tensor:
             with lowered(self.inputs[0].device, lower):
-                outputs = self.call(*self.first_sample(size))
+                rows, index = self.first_sample(size)
+                outputs = self.call(rows, index, channels_last=channels_last)
             outputs.flatten()[0].item()  # they are there
             return outputs
 
         def answer(start: int, stop: int) -> Tensor:
             rows, index = build(start, stop)
             with lowered(rows[0].device, lower):
-                outputs = self.call(rows, index, fresh=fresh)
+                outputs = self.call(rows, index, fresh=fresh, channels_last=channels_last)
             return outputs.to(rows[0].dtype) if lower else outputs
 
         def ask(start: int, stop: int) -> Tensor:
+            nonlocal channels_last
             try:
                 return answer(start, stop)
             except ModelError:
-                if not self.channels_last:
+                if not channels_last:
                     raise
-                self.channels_last = False  # the sample it was tried on may have taken another way through the model
+                channels_last = False  # the sample it was tried on may have taken another way through the model
                 return answer(start, stop)
 
         with torch.no_grad():
             kind = ("forward", lower, self.compile)
             size = self.n_at_once(n_items, kind, attempt)
-            tried = min(size, default_chunk_size(self.passed))
-            layout = self.in_fastest_layout(n_items, kind, lambda: attempt(tried))
-            with contextlib.nullcontext() if self.compile else layout:  # a compiled model has layouts of its own
-                for start, stop, outputs in self.portions(n_items, size, ask):
-                    consume(start, stop, outputs)
+            tried = functools.partial(attempt, min(size, default_chunk_size(self.passed)))
+            # a compiled model has layouts of its own
+            channels_last = not self.compile and channels_last_for(self.model, self.passed, kind, n_items, tried)
+            for start, stop, outputs in self.portions(n_items, size, ask):
+                consume(start, stop, outputs)
 
     def portions(
         self,
@@ -454,6 +440,13 @@ def _fails_again(error: Exception, ask: Callable[[int, int], object], start: int
 def _own(argument: Any) -> Any:
     """A copy the model may change, of a tensor."""
     return argument.clone() if isinstance(argument, Tensor) else argument
+
+
+def _handed(rows: Tensor, fresh: bool, channels_last: bool) -> Tensor:
+    """Rows the model may change, copied unless they are ``fresh``; images in the order that is asked for."""
+    if channels_last and rows.ndim == 4:
+        return rows.to(memory_format=torch.channels_last, copy=not fresh)
+    return rows if fresh else rows.clone()
 
 
 def model_reference(model: Model) -> Tensor | None:
