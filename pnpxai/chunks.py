@@ -100,6 +100,13 @@ def channels_last_for(
     return _tried(model, inputs, ("channels last", kind), n_samples, False, lambda: _quicker_channels_last(run))
 
 
+def keep_plain_order(model: Model, inputs: Sequence[Tensor], kind: Hashable) -> None:
+    """Let `channels_last_for` say no from now on: on some samples the model fails in channels-last order."""
+    known = _remembered(_found, model)
+    if known is not None:
+        known[_key(inputs, ("channels last", kind))] = False
+
+
 def _convolves_plainly(model: nn.Module) -> bool:
     """Whether a weight has the shape of a convolution's and is not in channels-last order."""
     return any(
@@ -139,7 +146,7 @@ def _tried(
     known, asked = _remembered(_found, model), _remembered(_asked, model)
     if known is None or asked is None:
         return otherwise
-    what = (kind, device, torch.get_num_threads(), tuple((each.shape[1:], each.dtype) for each in inputs))
+    what = _key(inputs, kind)
     if what not in known:
         asked[what] = asked.get(what, 0) + n_samples
         if asked[what] < WORTH_TIMING * default_chunk_size(inputs):
@@ -148,6 +155,11 @@ def _tried(
             known[what] = trial()
     found: T = known[what]
     return found
+
+
+def _key(inputs: Sequence[Tensor], kind: Hashable) -> Hashable:
+    """What a finding holds for."""
+    return kind, inputs[0].device, torch.get_num_threads(), tuple((each.shape[1:], each.dtype) for each in inputs)
 
 
 def _remembered(memory: WeakIdKeyDictionary, model: Model) -> dict[Hashable, Any] | None:

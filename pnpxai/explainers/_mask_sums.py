@@ -75,13 +75,13 @@ class MaskSums:
         return replace(self, masks=self.masks.clone(), scores=self.scores.clone(), weighted=self.weighted.clone())
 
     def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
-        masks = chunk.masks.flatten(1).to(scores)
+        raised = torch.stack([scores ** (power + 1) for power in range(len(self.scores))])
+        factors = torch.cat([fresh[None].to(scores), raised.flatten(0, 1)])
+        products = factors @ chunk.masks.flatten(1).to(scores)  # one, which reads the masks once
         self.n_masks += int(fresh.sum())
-        self.masks += masks[fresh].sum(0)
-        for power in range(len(self.scores)):
-            raised = scores ** (power + 1)
-            self.scores[power] += raised.sum(1)
-            self.weighted[power] += raised @ masks
+        self.masks += products[0]
+        self.scores += raised.sum(2)
+        self.weighted += products[1:].reshape(self.weighted.shape)
 
     def mean(self, power: int = 1) -> Tensor:
         """The mean of ``f^power`` weighted by the masks, ``(n, p)``; unweighted at a position that no mask kept."""
