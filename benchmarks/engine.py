@@ -1,28 +1,29 @@
 """What methods take beside the model: ``python -m benchmarks.engine``.
 
-Each method and bare passes, at the fastest batch size, take turns in one process; the figure is the median of the
-ratios of their times a sample. A turn has as many bare passes as a method asks for, but at most 2,000 after each;
-methods that ask about the same number of masks share them.
-Perturbation methods and metrics are set against forward passes without gradients, the others against forward and
-backward passes to the inputs with frozen weights; all against float32, in batches no larger than what the method has to
-ask about at once. The process keeps the memory that it frees (`pnpxai.allocator`), else each pass maps its own anew,
-which takes up to as long as the arithmetic, more or less in each process. Memory is the peak of another process, which
-gives it back, less that of a bare pass in it.
+While a method runs, bare passes at the fastest batch size are made amid its own, one for every four, and timed apart,
+so that a spell in which the machine is slow strikes both; the figure is the median of the ratios of their times a
+sample. Perturbation methods and metrics are set against forward passes without gradients, the others against forward
+and backward passes to the inputs with frozen weights; all against float32, in batches no larger than what the method
+has to ask about at once. The process keeps the memory that it frees (`pnpxai.allocator`), else each pass maps its own
+anew, which takes up to as long as the arithmetic, more or less in each process. Memory is the peak of another process,
+which gives it back, less that of a bare pass in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import math
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+from unittest import mock
 
 import torch
 from scipy import stats
@@ -41,10 +42,10 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 N_MASKS = 1000
 N_STEPS = 50
 N_RUNS = 5
-TURN = 4.0
+TURN = 8.0
 """Seconds of a turn, at least; a shorter method is called several times in it."""
-MOST_BARE = 2000
-"""Samples that go through the bare model after each method, at most."""
+SHARE = 0.25
+"""Bare passes for each of a method's own."""
 AIMS = {"forward": 1.05, "bfloat16": 0.6, "metric": 1.1, "backward": 1.1}
 BATCHED = 6.0
 """What eight images may take of MP by the time of one."""
@@ -57,8 +58,8 @@ SETTLED = 600
 LOG = RESULTS / "engine.jsonl"
 
 
-Step: TypeAlias = Callable[[nn.Module, Tensor], None]
-"""A bare pass of a batch."""
+Step: TypeAlias = Callable[[Callable[[Tensor], Tensor], Tensor], None]
+"""A bare pass of a batch through a model."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,13 @@ class Measured:
         ]
 
 
-def forward(model: nn.Module, inputs: Tensor) -> None:
+def forward(model: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
     """A bare pass."""
     with torch.inference_mode():
         model(inputs)
 
 
-def backward(model: nn.Module, inputs: Tensor) -> None:
+def backward(model: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
     """A bare pass there and back, to the inputs alone."""
     given = inputs.detach().requires_grad_()
     torch.autograd.grad(model(given).sum(), given)
@@ -134,13 +135,14 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def settled(run: Callable[[], object]) -> float:
-    """How long the last call takes, of as many as ask about `SETTLED` samples."""
+def settled(run: Callable[[], object]) -> tuple[float, int]:
+    """How long the last call takes, of as many as ask about `SETTLED` samples, and how many samples one asks about."""
     with count_forwards() as counter:
         taken = seconds(run)
+        asked = counter.n_samples
         while 0 < counter.n_samples < SETTLED:
             taken = seconds(run)
-    return taken
+    return taken, asked
 
 
 def repeated(run: Callable[[], object], n: int) -> None:
@@ -188,16 +190,48 @@ class BarePasses:
         return self.sample.expand(size, *self.sample.shape[1:]).clone()
 
 
-def works(model: nn.Module, x: Tensor) -> list[list[Work]]:
-    """What is measured on a batch; those of a list share their bare passes."""
+class Amid:
+    """Bare passes that are made while a method runs.
+
+    Attributes:
+        seconds: they took.
+        n: samples of them.
+    """
+
+    def __init__(self, model: nn.Module, batch: Tensor, step: Step) -> None:
+        self.model, self.batch, self.step = model, batch, step
+        self.seconds, self.n = 0.0, 0
+        self._owed = 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Amid]:
+        """Make them whenever the model is asked inside the block."""
+        forward = self.model.forward
+
+        def after_others(x: Tensor) -> Tensor:
+            self._owed += SHARE * len(x)
+            while self._owed >= len(self.batch):
+                with torch.autocast("cpu", enabled=False):
+                    self.seconds += seconds(lambda: self.step(forward, self.batch))
+                self._owed -= len(self.batch)
+                self.n += len(self.batch)
+            outputs: Tensor = forward(x)
+            return outputs
+
+        with mock.patch.object(self.model, "forward", after_others):
+            yield self
+
+
+def works(model: nn.Module, x: Tensor) -> list[Work]:
+    """What is measured on a batch."""
     target = model(x).argmax(1).detach()
     maps = torch.rand(len(x), *x.shape[2:], generator=torch.Generator().manual_seed(0))
-    masked = [
+    found = [
         Work("RISE", "forward", lambda n: RISE(model, n_masks=n).attribute(x, target)),
         Work("RELAX", "forward", lambda n: RELAX(model, n_masks=n).attribute(x)),
     ]
     if len(x) == 1:
-        masked += [
+        found += [
             Work(
                 "RISE by ridge",
                 "forward",
@@ -214,7 +248,8 @@ def works(model: nn.Module, x: Tensor) -> list[list[Work]]:
                 lambda n: RELAX(model, n_masks=n, precision="bfloat16").attribute(x),
             ),
         ]
-    alone = [
+    return [
+        *found,
         Work("AbPC", "metric", lambda _: AbPC(model).evaluate(x, target, maps)),
         Work("MuFidelity", "metric", lambda _: MuFidelity(model).evaluate(x, target, maps)),
         Work(
@@ -231,35 +266,24 @@ def works(model: nn.Module, x: Tensor) -> list[list[Work]]:
         Work("SmoothGrad", "backward", lambda _: SmoothGrad(model).attribute(x, target)),
         Work("IntegratedGradients", "backward", lambda _: IntegratedGradients(model).attribute(x, target)),
     ]
-    return [masked, *([each] for each in alone)]
 
 
-def measured(
-    passes: BarePasses, works: Sequence[Work], n_images: int, n_masks: int, n_runs: int
-) -> list[dict[str, Any]]:
-    """Methods and bare passes in turn, after calls of each that do not count: in these chunk sizes are tried.
+def measured(passes: BarePasses, work: Work, n_images: int, n_masks: int, n_runs: int) -> dict[str, Any]:
+    """A method with bare passes amid, after calls of it that do not count: in these chunk sizes are tried.
 
-    The batches of the bare passes are no larger than what the methods have to ask about at once.
+    The batches of the bare passes are no larger than what the method has to ask about at once.
     """
-    step = backward if works[0].kind == "backward" else forward
-    few = min(n_masks, MOST_BARE // n_images)
-    times = [max(1, math.ceil(TURN / settled(functools.partial(work.run, few)))) for work in works]
-    ratios: list[list[float]] = [[] for _ in works]
+    step = backward if work.kind == "backward" else forward
+    taken, asked = settled(functools.partial(work.run, min(n_masks, 2 * SETTLED // n_images)))
+    batch = passes.batch(step, n_images if work.step_by_step else asked)
+    n_calls, ratios = max(1, math.ceil(TURN / taken)), list[float]()
     for _ in range(n_runs):
-        asked, taken, least = [], [], []
-        for work, n in zip(works, times, strict=True):
-            with count_forwards() as counter:
-                taken.append(seconds(functools.partial(repeated, functools.partial(work.run, n_masks), n)))
-            asked.append(counter.n_samples)
-            batch = passes.batch(step, n_images if work.step_by_step else counter.n_samples // n)
-            share = min(math.ceil(counter.n_samples / len(works)), MOST_BARE)
-            least.append(seconds(functools.partial(bare, passes.model, batch, step, share)) / share)
-        for each, total, n in zip(ratios, taken, asked, strict=True):
-            each.append(total / n / statistics.fmean(least))
-    return [
-        asdict(Measured(work.name, work.kind, n_images, torch.get_num_threads(), total // n, len(batch), each))
-        for work, n, total, each in zip(works, times, asked, ratios, strict=True)
-    ]
+        amid = Amid(passes.model, batch, step)
+        with count_forwards() as counter, amid.running():
+            total = seconds(functools.partial(repeated, functools.partial(work.run, n_masks), n_calls))
+        ratios.append((total - amid.seconds) / counter.n_samples / (amid.seconds / amid.n))
+    n_passes = counter.n_samples // n_calls
+    return asdict(Measured(work.name, work.kind, n_images, torch.get_num_threads(), n_passes, len(batch), ratios))
 
 
 def batched(passes: BarePasses, x: Tensor, n_runs: int) -> list[str]:
@@ -367,7 +391,7 @@ def page(known: Mapping[str, Any], n_masks: int, circumstances: Sequence[str]) -
         + ", ".join(f"{value} ({name})" for name, value in AIMS.items())
         + ".",
         "",
-        *table(columns, [Measured(**each).row() for together in rows("time") for each in together]),
+        *table(columns, [Measured(**each).row() for each in rows("time")]),
         "",
         f"MP of {N_STEPS} steps on several images by the time of one, and the least that bare passes there and back "
         f"allow: all of them at the fastest batch size by those of one image, one at a time. Aim: {BATCHED:g} for 8.",
@@ -417,9 +441,9 @@ def main() -> None:
         passes = BarePasses(model, every[:1])
         for n in arguments.images:
             where = f"{n} images, {n_threads} threads"
-            for together in works(model, every[:n]):
-                measure = functools.partial(measured, passes, together, n, arguments.masks, arguments.runs)
-                once(f"time: {', '.join(work.name for work in together)}; {where}", measure)
+            for work in works(model, every[:n]):
+                measure = functools.partial(measured, passes, work, n, arguments.masks, arguments.runs)
+                once(f"time: {work.name}; {where}", measure)
             if n > 1:
                 once(f"batched: {where}", functools.partial(batched, passes, every[:n], arguments.runs))
     once("lowered: bfloat16", functools.partial(lowered, model, every, arguments.masks))

@@ -1,7 +1,8 @@
-"""The benchmark of the engine asks for as many bare passes as the method does, and says what was reached."""
+"""The benchmark of the engine: bare passes amid a method's own, and what was reached."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -41,40 +42,51 @@ def test_bare_passes_are_as_many_as_asked_for() -> None:
 def test_every_method_is_set_against_passes_of_its_kind() -> None:
     model, x = seeded(VGGLike()).requires_grad_(False), batch(2, 3, 16, 16)
     names = []
-    for together in engine.works(model, x):
-        for work in together:
-            names.append(work.name.partition(",")[0])
-            assert work.kind in engine.AIMS
-            with count_forwards() as counter:
-                work.run(8)
-            assert counter.n_samples > 0
+    for work in engine.works(model, x):
+        names.append(work.name.partition(",")[0])
+        assert work.kind in engine.AIMS
+        with count_forwards() as counter:
+            work.run(8)
+        assert counter.n_samples > 0
     assert {"RISE", "RELAX", "AbPC", "MuFidelity", "Sensitivity of Gradient", "SmoothGrad", "MP"} <= set(names)
-    assert "RISE in bfloat16" in [work.name for work in engine.works(model, x[:1])[0]]
+    assert "RISE in bfloat16" in [work.name for work in engine.works(model, x[:1])]
 
 
-@pytest.mark.parametrize(("most", "share"), [(2000, 4), (3, 3)])
-def test_methods_share_bare_passes_as_many_as_one_of_them_takes(
-    most: int, share: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "MOST_BARE", most)
-    monkeypatch.setattr(engine, "SETTLED", 1)
-    monkeypatch.setattr(engine, "TURN", 0.0)
-    monkeypatch.setattr(engine, "seconds", lambda run: (run(), 1.0)[1])
-    model = Counting()
-    x, asked = batch(1, 3, 16, 16), []
+def test_bare_passes_are_made_amid_a_methods_own_and_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, own = 0.0, 3.0  # seconds, and those that a call takes beside the model
+    passed: list[int] = []
+
+    def look() -> float:
+        return now
+
+    class Slow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = seeded(VGGLike())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            nonlocal now
+            now += len(x)
+            passed.append(len(x))
+            return self.net(x)
 
     def ask(n_masks: int) -> None:
-        asked.append(RISE(model.net, n_masks=n_masks).attribute(x, 0))
+        nonlocal now
+        now += own
+        RISE(model, n_masks=n_masks, batch_size=4).attribute(x, 0)
 
-    works = [engine.Work(name, "forward", ask) for name in ("one", "other", "third")]
+    monkeypatch.setattr(engine, "SETTLED", 12)
+    monkeypatch.setattr(engine, "TURN", 0.0)
+    monkeypatch.setattr(engine.time, "perf_counter", look)
+    model, x = Slow(), batch(1, 3, 16, 16)
     passes = engine.BarePasses(model, x)
-    passes.batch(engine.forward, 12)
-    model.passed.clear()
-    found = engine.measured(passes, works, 1, 12, 2)
-    assert sum(model.passed) == 2 * 3 * share  # two runs, a third of the bare passes after each method, or the most
-    assert [each["n_passes"] for each in found] == [12] * 3
-    for each in found:  # a method's second by that of its share of its passes, pass by pass
-        assert each["ratios"] == pytest.approx([share / 12] * 2)
+    passes.batch(engine.forward, 24)
+    passed.clear()
+    found = engine.measured(passes, engine.Work("one", "forward", ask), 1, 24, 2)
+    assert "forward" not in vars(model)
+    assert passed == [*[4] * 6, *[1, 4] * 12]  # without, and then twice with one for every four
+    assert (found["n_passes"], found["batch"]) == (24, 1)
+    assert found["ratios"] == pytest.approx([(24 + own) / 24] * 2)
 
 
 def test_a_page_of_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,16 +95,17 @@ def test_a_page_of_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(engine, "TURN", 0.02)
     monkeypatch.setattr(engine, "SETTLED", 1)
     with torch.random.fork_rng([]):
-        work = engine.works(model, x)[0]
-        log.once("time: one", lambda: engine.measured(engine.BarePasses(model, x[:1]), work, 2, 4, 1))
+        rise, relax, *_ = engine.works(model, x)
+        for name, work in (("time: one", rise), ("time: other", relax)):
+            log.once(name, functools.partial(engine.measured, engine.BarePasses(model, x[:1]), work, 2, 40, 1))
         log.once("batched: two", lambda: engine.batched(engine.BarePasses(model, x[:1]), x, 1))
         log.once("lowered: three", lambda: engine.lowered(model, x, 4))
     known = log.known()
     log.once("time: one", lambda: 1 / 0)
     assert log.known() == known
-    assert known["time: one"][0]["n_passes"] == 8
+    assert known["time: one"]["n_passes"] == 80
     assert float(known["batched: two"][3]) > 0
-    text = "\n".join(engine.page(known, 4, log.circumstances()))
+    text = "\n".join(engine.page(known, 40, log.circumstances()))
     assert f"{today()}, {machine()}; python" in text
     assert "| RISE | 2 |" in text
     assert "| RELAX | 2 |" in text

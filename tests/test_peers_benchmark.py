@@ -173,6 +173,7 @@ def record(pair: str, images: int = 1) -> dict[str, Any]:
             "left": {"ours": [], "theirs": ["hooks"]},
             "version": "1.2.3",
         },
+        "as it comes": {"seconds": {"ours": [1.0, 2.0, 4.0], "theirs": [6.0, 8.0, 4.0]}},
         "judged": {"ours": quality, "theirs": quality[::-1], "correlation": [0.5, math.nan]},
         "ours": 12.3,
         "theirs": 1234.5,
@@ -181,15 +182,15 @@ def record(pair: str, images: int = 1) -> dict[str, Any]:
 
 def test_page_has_every_figure() -> None:
     records = [record("rise/muppet"), record("rise/muppet", 8), record("abpc/quantus")]
-    del records[1]["timed"], records[1]["theirs"]
+    del records[1]["timed"], records[1]["as it comes"], records[1]["theirs"]
     records[0]["failed"] = {"theirs": "MemoryError"}
     lines = peers.page(json.loads(json.dumps(records)), 1.0)
     work = pairs.PAIRS["rise/muppet"].work_of(SMALL)
     assert (
-        f"| RISE | muppet-xai | {work} | 1 | 1,000 / 1,001 | 0 / 0 | 2.00 / 3.00 | 1.50 | 0.50 to 3.00 | 12 / 1234 |"
-        in lines
+        f"| RISE | muppet-xai | {work} | 1 | 1,000 / 1,001 | 0 / 0 | 2.00 / 3.00 | 1.50 | 0.50 to 3.00 | 4.00 | "
+        "1.00 to 6.00 | 12 / 1234 |" in lines
     )
-    assert f"| RISE | muppet-xai | {work} | 8 |  |  |  | failed |  | 12 / failed |" in lines
+    assert f"| RISE | muppet-xai | {work} | 8 |  |  |  | failed |  | failed |  | 12 / failed |" in lines
     assert "| RISE | muppet-xai | 0.375 / 0.375 | 0.250 / 0.250 | 0.125 / 0.125 | 0.500 (1 of 2) |" in lines
     assert "| AbPC | quantus | 0.375 | 0.375 | 0.2500 |" in lines
     assert any("| hooks | theirs: MemoryError |" in each for each in lines)

@@ -317,6 +317,25 @@ def test_repr_shows_what_is_not_default() -> None:
     assert repr(Toy(nn.Linear(1, 1), weight=2.0, surface=Rough(3.0))) == "Toy(weight=2.0, surface=Rough(grain=3.0))"
 
 
+class Holder(Tunable):
+    def __init__(self, values: Any = None) -> None:
+        self.values = values
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (torch.tensor([[1.0, 2.0]]), "tensor([[1., 2.]])"),
+        (torch.zeros(1, 384), "<tensor of shape (1, 384), float32>"),
+        ({"x": np.zeros((2, 5), np.int64)}, "{'x': <array of shape (2, 5), int64>}"),
+        ((Holder(torch.zeros(7)), "a" * 99), f"(Holder(values=<tensor of shape (7,), float32>), '{'a' * 99}')"),
+        (list(range(100)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...]"),
+    ],
+)
+def test_repr_shows_the_shape_of_large_values(values: Any, expected: str) -> None:
+    assert repr(Holder(values)) == f"Holder(values={expected})"
+
+
 def test_a_role_is_found_by_name_or_passed_through() -> None:
     assert Surface.resolve("rough") == Rough()
     rough = Rough(4.0)

@@ -1,9 +1,9 @@
 """The same work by this package and by other libraries: ``python -m benchmarks.peers``.
 
 Both sides take turns in one process of one thread; the figure is the median of the ratios of their times. Each pair has
-a process of its own, which keeps the memory it frees (`pnpxai.allocator`): else libraries that ask in large batches
-would spend most of their time on having it mapped anew. So has each side where memory is measured. Forward and backward
-passes are counted by hooks on the model, in samples.
+two such processes of its own: one that keeps the memory it frees (`pnpxai.allocator`), and one as it comes, where
+libraries that ask in large batches spend much of their time on having memory mapped anew. Where memory is measured,
+each side has a process. Forward and backward passes are counted by hooks on the model, in samples.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from typing import Any
 
 from benchmarks.peers.installed import environment, install
 from benchmarks.peers.pairs import PAIRS, Size
-from benchmarks.written import circumstances, table, write
+from benchmarks.written import RESULTS, circumstances, table, write
 from pnpxai.tuning._problem import versions
 
 N_RUNS, N_SCORED = 5, 4
 QUICK = Size(n_masks=20, n_iterations=5, n_steps=5, n_noises=5, n_points=3)
-LOG = Path("build") / "peers.jsonl"
+LOG = RESULTS / "peers.jsonl"
 TASKS: Mapping[str, Mapping[str, str]] = {
     "timed": {},
+    "as it comes": {},
     "judged": {},
     "ours": {"MALLOC_MMAP_THRESHOLD_": "65536"},
     "theirs": {"MALLOC_MMAP_THRESHOLD_": "65536"},
@@ -85,12 +86,13 @@ def cost_row(record: Mapping[str, Any]) -> list[str]:
     row = [name_of(record), pair.package, pair.work_of(Size(**settings["size"])), str(settings["images"])]
     if "timed" in record:
         found = record["timed"]
-        each = ratios(found["seconds"])
         medians = [f"{statistics.median(found['seconds'][side]):.2f}" for side in ("ours", "theirs")]
         row += [both(found, "forward"), both(found, "backward"), " / ".join(medians)]
-        row += [f"{statistics.median(each):.2f}", f"{min(each):.2f} to {max(each):.2f}"]
     else:
-        row += ["", "", "", "failed", ""]
+        row += ["", "", ""]
+    for task in ("timed", "as it comes"):
+        each = ratios(record[task]["seconds"]) if task in record else []
+        row += [f"{statistics.median(each):.2f}", f"{min(each):.2f} to {max(each):.2f}"] if each else ["failed", ""]
     memory = [f"{record[side]:.0f}" if side in record else "failed" for side in ("ours", "theirs")]
     return [*row, " / ".join(memory)]
 
@@ -158,6 +160,8 @@ def page(records: Sequence[Mapping[str, Any]], taken: float) -> list[str]:
                 "backward",
                 "seconds",
                 "theirs over ours",
+                "from, to",
+                "as it comes",
                 "from, to",
                 "memory",
             ],

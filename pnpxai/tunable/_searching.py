@@ -16,7 +16,8 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 
 from pnpxai.errors import ParameterError
-from pnpxai.tunable._tunable import Role, T, Tunable, choices, contains, role_filling, same
+from pnpxai.tunable._tunable import Role, T, Tunable, choices, contains, role_filling
+from pnpxai.tunable._values import same
 
 Candidates: TypeAlias = Mapping[type[Tunable], Sequence[Tunable]]
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import json
 import warnings
 from abc import ABCMeta
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
-import numpy as np
 import torch
 from optuna.distributions import (
     BaseDistribution,
@@ -22,9 +19,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from pnpxai.callables import same_model
 from pnpxai.errors import DeclarationError, ParameterError, unknown_name
 from pnpxai.limits import Limit
+from pnpxai.tunable._values import Described, same, shown, to_json
 
 T = TypeVar("T", bound="Tunable")
 R = TypeVar("R", bound="Role")
@@ -162,7 +159,7 @@ def contains(space: BaseDistribution, value: Any) -> bool:
     return False
 
 
-class Tunable(metaclass=_CheckedAtConstruction):
+class Tunable(Described, metaclass=_CheckedAtConstruction):
     """An object whose constructor stores its arguments under their own names and computes nothing.
 
     Attributes:
@@ -217,7 +214,7 @@ class Tunable(metaclass=_CheckedAtConstruction):
         """Those of ``TUNABLES`` that matter to this object as it is set up: all, unless a class says otherwise."""
         return type(self).TUNABLES
 
-    def _filled(self) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
         """`get_params` with the objects that names of roles mean, so that both ways of saying it are equal."""
         return {name: role_filling(type(self), name, value) for name, value in self.get_params().items()}
 
@@ -232,7 +229,7 @@ class Tunable(metaclass=_CheckedAtConstruction):
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
-        mine, theirs = self._filled(), other._filled()
+        mine, theirs = self.described(), other.described()
         return all(same(mine[name], theirs[name]) for name in mine)
 
     def __hash__(self) -> int:
@@ -240,12 +237,12 @@ class Tunable(metaclass=_CheckedAtConstruction):
 
     def __repr__(self) -> str:
         defaults = constructor_parameters(type(self))
-        shown = (
-            f"{name}={value!r}"
+        changed = (
+            f"{name}={shown(value)}"
             for name, value in self.get_params().items()
             if name != "model" and not isinstance(value, torch.nn.Module) and not same(value, defaults[name].default)
         )
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(changed)})"
 
 
 class Role(Tunable):
@@ -284,34 +281,6 @@ class Role(Tunable):
         return [name for name, each in needed.items() if all(one.default is not one.empty for one in each)]
 
 
-def to_json(value: Any) -> Any:
-    """A JSON-compatible description that is equal for equal parameters; models appear by class, tensors by digest."""
-    if isinstance(value, Tunable):
-        params = {name: to_json(each) for name, each in value._filled().items()}
-        return {"class": type(value).__name__, "params": params}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, torch.dtype | torch.device):
-        return str(value)
-    if isinstance(value, np.ndarray):
-        value = torch.as_tensor(value)
-    if isinstance(value, torch.Tensor):
-        data = value.detach().cpu().contiguous()
-        digest = hashlib.sha256(data.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
-        return {"tensor": digest, "shape": list(data.shape), "dtype": str(data.dtype)}
-    if isinstance(value, Mapping):
-        return {str(key): to_json(each) for key, each in value.items()}
-    if isinstance(value, Sequence):
-        return [to_json(each) for each in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        return {"class": kind, "fields": {each.name: to_json(getattr(value, each.name)) for each in fields(value)}}
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
 def _as_plain(space: BaseDistribution | type[Tunable]) -> tuple[type, dict[str, Any]]:
     if isinstance(space, CategoricalDistribution):
         return list, {"choices": list(space.choices)}
@@ -320,21 +289,3 @@ def _as_plain(space: BaseDistribution | type[Tunable]) -> tuple[type, dict[str, 
         return kind, {"low": space.low, "high": space.high, "log": space.log}
     assert isinstance(space, type)
     return space, {}
-
-
-def same(mine: Any, other: Any) -> bool:
-    if mine is other:
-        return True
-    if type(mine) is not type(other):
-        return False
-    if callable(mine) and not isinstance(mine, Tunable):
-        return same_model(mine, other)
-    if isinstance(mine, torch.Tensor):
-        return mine.dtype == other.dtype and torch.equal(mine, other)
-    if isinstance(mine, np.ndarray):
-        return mine.dtype == other.dtype and np.array_equal(mine, other)
-    if isinstance(mine, tuple | list):
-        return len(mine) == len(other) and all(map(same, mine, other))
-    if isinstance(mine, Mapping):
-        return list(mine) == list(other) and all(same(mine[key], other[key]) for key in mine)
-    return bool(mine == other)
