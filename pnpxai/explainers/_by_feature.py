@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ class Presence(Request):
         *,
         fresh: bool = False,
         channels_last: bool = False,
+        within: contextlib.AbstractContextManager[object] | None = None,
     ) -> Tensor:
         """Ask the model about inputs with these features: ``x`` times their presence, and the baseline for the rest."""
         (present,) = inputs
@@ -46,7 +48,7 @@ class Presence(Request):
         spread = present.gather(1, self.features[own].flatten(1))
         shape = (len(own), *(1,) * (x.ndim - self.features.ndim), *self.features.shape[1:])
         rows = torch.lerp(self.baseline[own], x[own], spread.reshape(shape))
-        return self.whole.call([rows], own, fresh=True, channels_last=channels_last)
+        return self.whole.call([rows], own, fresh=True, channels_last=channels_last, within=within)
 
     @property
     def passed(self) -> tuple[Tensor, ...]:

@@ -37,6 +37,11 @@ def start_relevance(outputs: Tensor, targets: Tensor | TargetFunction, request: 
         >>> start_relevance(torch.tensor([[3.0, -2.0]]), torch.tensor([1]), None).tolist()
         [[0.0, -2.0]]
     """
+    if isinstance(targets, Tensor):
+        own = select(outputs.detach(), targets)
+        return (
+            own if own.shape == outputs.shape else torch.zeros_like(outputs).scatter(1, targets[:, None], own[:, None])
+        )
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_()
         scores = differentiable(select(leaf, targets), request)
@@ -121,12 +126,12 @@ def relevance_of_chunk(
     propagation = Propagation(request.module, settings, measured=books.measured, again=len(targets) > 1)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(propagation.running(*starts))
+        stack.enter_context(propagation.ready(*starts))
         recorded: LayerOutput | _LayerStart | None = None
         if layer is not None:
             recorded = LayerOutput(layer) if starts else _LayerStart(layer, propagation)
             stack.enter_context(recorded.recorded(request.module))
-        outputs = request.call(leaves, index)
+        outputs = request.call(leaves, index, within=propagation)
         reached = tuple(starts) if recorded is None else (recorded.tensor,)
     differentiable(outputs, request)
     propagation.check(outputs, f"at the end of {type(request.model).__name__}")

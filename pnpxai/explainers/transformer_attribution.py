@@ -187,7 +187,7 @@ def _relevance(request: Request, index: Tensor, settings: Settings, n_attentions
     leaf = request.input[index].detach().requires_grad_()
     propagation = Propagation(request.module, settings)
     with torch.enable_grad():
-        with propagation.running(leaf), Attentions(visit):
+        with propagation.ready(leaf), propagation, Attentions(visit):
             outputs = request.call((leaf,), index)
         _check(kept, n_attentions)
         propagation.check(outputs, f"at the end of {type(request.model).__name__}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ class Batch:
         *,
         fresh: bool = False,
         channels_last: bool = False,
+        within: contextlib.AbstractContextManager[object] | None = None,
     ) -> Tensor:
         """Ask the model once, in the caller's gradient mode, and count it.
 
@@ -161,23 +163,27 @@ class Batch:
             index: ``(m,)``, which sample each row comes from; None where they are the samples themselves, in order.
             fresh: nobody else has the inputs, and the model may have them without a copy.
             channels_last: give it images in channels-last order.
+            within: entered around what is computed with the inputs, and nothing else.
 
         Returns:
             ``(m, k)`` or ``(m,)``.
         """
-        m = len(inputs[0])
-        index = torch.arange(m, device=inputs[0].device) if index is None else index
+        m, device = len(inputs[0]), inputs[0].device
+        index = torch.arange(m, device=device) if index is None else index
         count(m)
         try:
-            arguments, substitutes = self._arguments(inputs, index, fresh, channels_last)
             extra = self.extra_for(index)
-            named = {name: _own(each) for name, each in extra.items()} if isinstance(extra, dict) else {}
-            named |= dict(zip(self.names, arguments, strict=False))
-            listed = () if isinstance(extra, dict) else tuple(map(_own, extra))
-            compiled = self.compile and not substitutes and not torch.is_grad_enabled()
-            model: Callable[..., Any] = self.compiled if compiled else self.model
-            with substituted(substitutes):
-                returned = model(*(() if self.names else arguments), *listed, **named)
+            with within or contextlib.nullcontext():
+                arguments, substitutes = self._arguments(inputs, index, fresh, channels_last)
+                named = {name: _own(each) for name, each in extra.items()} if isinstance(extra, dict) else {}
+                named |= dict(zip(self.names, arguments, strict=False))
+                listed = () if isinstance(extra, dict) else tuple(map(_own, extra))
+                compiled = self.compile and not substitutes and not torch.is_grad_enabled()
+                model: Callable[..., Any] = self.compiled if compiled else self.model
+                with substituted(substitutes):
+                    returned = model(*(() if self.names else arguments), *listed, **named)
+                if not isinstance(returned, Tensor):
+                    returned = output_tensor(returned, device)
         except PnPXAIError:
             raise
         except Exception as error:
@@ -192,7 +198,7 @@ class Batch:
                 f"{type(error).__name__} from {model_name(self.model)}: {error}",
                 "Call the model on the same inputs yourself to see where it fails; the first dimension is the batch.",
             ) from error
-        outputs = output_tensor(returned, inputs[0].device)
+        outputs = output_tensor(returned, device)
         if len(outputs) != m:
             raise ModelError(
                 f"one row of outputs for each of {m} inputs",

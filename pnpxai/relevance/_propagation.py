@@ -94,8 +94,12 @@ class Propagation(TorchFunctionMode):
         self._in_one_operation = 0
 
     @contextlib.contextmanager
-    def running(self, *starts: Tensor) -> Iterator[Propagation]:
-        """Trace what happens inside the block; relevance ends at ``starts``."""
+    def ready(self, *starts: Tensor) -> Iterator[Propagation]:
+        """Inside the block it is known which module is running; what is called ``with`` this, too, is traced.
+
+        Args:
+            starts: tensors at which relevance ends.
+        """
         for each in starts:
             self.know(each)
         with contextlib.ExitStack() as stack:
@@ -104,7 +108,6 @@ class Propagation(TorchFunctionMode):
                 rule = next((MODULES[each] for each in type(module).__mro__ if each in MODULES), None)
                 if rule is not None:
                     stack.enter_context(self._as_one_operation(module, rule))
-            stack.enter_context(self)
             yield self
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

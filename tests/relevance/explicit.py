@@ -63,7 +63,7 @@ def by_rules(
     chosen = composite or LRPUniformEpsilon(net, epsilon=epsilon, relative_epsilon=relative).zennit_composite
     propagation = Propagation(net, Settings(chosen, stabilizer, stabilizer, attention), measured=True)
     starts = [each.detach().clone().requires_grad_() for each in inputs]
-    with torch.enable_grad(), propagation.running(*starts):
+    with torch.enable_grad(), propagation.ready(*starts), propagation:
         output = net(*starts)
     propagation.check(output, "at the end")
     given = output.detach() if upper is None else upper
