@@ -6,7 +6,7 @@ How much there may be is bounded by what memory allows.
 from __future__ import annotations
 
 import functools
-import math
+import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -30,15 +30,16 @@ ROOM = 4
 """How many times the rule's chunk is tried at most on the CPU, where nothing says that memory is short."""
 TIMED_BYTES = 2**13
 """Samples of fewer bytes go by the rule: their passes are too short to be timed well."""
-WORTH_TIMING = 32
+WORTH_TIMING = 64
 """How many of the rule's chunks are asked about before a trial pays."""
-REPEATS, ROUNDS = 3, 3
-"""How often a size is timed in a row, and how often those that may be the fastest are timed again in turn."""
+REPEATS, ROUNDS, FINALS = 3, 2, 6
+"""How often a size is timed in a row, how often those that may be the fastest are timed in turn, and how often of these
+the ones that are close."""
 EVENLY = 8
 """Samples of one timing in those rounds, at least: single passes of few samples would have more luck than others."""
-HOPELESS = 1.6
-"""Sizes that took so many times the least are not timed again."""
-SLOWER = 1.03
+HOPELESS, CLOSE = 1.6, 1.1
+"""Sizes that took more than so many times the least are not timed in turn, or not in the end."""
+SLOWER = 1.02
 """Sizes that take so many times the least are as good, and the smallest of them is taken."""
 AGREES = 1e-3
 """How far outputs in another layout may be off, by the largest of them, or eight steps of their precision."""
@@ -123,8 +124,8 @@ def _quicker_channels_last(run: Callable[[bool], Tensor]) -> bool:
         return False
     if not agree:
         return False
-    taken = _in_turn({way: functools.partial(run, way) for way in (False, True)}, REPEATS + ROUNDS, time.perf_counter)
-    return taken[True] * SLOWER < taken[False]
+    taken = _in_turn({way: functools.partial(run, way) for way in (False, True)}, ROUNDS + FINALS, time.perf_counter)
+    return statistics.median(taken[True]) * SLOWER < statistics.median(taken[False])
 
 
 def _tried(
@@ -195,7 +196,7 @@ def fastest_chunk_size(
     size, without_gain = 1, 0
     while size <= most and (without_gain < 2 or size < 2 * rule):
         try:
-            seconds = _in_turn({size: functools.partial(run, size)}, REPEATS, clock)[size] / size
+            seconds = min(_in_turn({size: functools.partial(run, size)}, REPEATS, clock)[size]) / size
         except Exception:
             if size == 1:
                 raise
@@ -204,26 +205,33 @@ def fastest_chunk_size(
         without_gain = 0 if gains else without_gain + 1
         taken[size] = seconds
         size *= 2
-    least = min(taken.values())
-    passes = {size: max(1, EVENLY // size) for size, seconds in taken.items() if seconds <= HOPELESS * least}
-
-    def several(size: int) -> None:
-        for _ in range(passes[size]):
-            run(size)
-
-    again = _in_turn({size: functools.partial(several, size) for size in passes}, ROUNDS, clock)
-    taken = {size: seconds / (size * passes[size]) for size, seconds in again.items()}
-    return min(size for size, seconds in taken.items() if seconds <= SLOWER * min(taken.values()))
+    for rounds, within, middle in ((ROUNDS, HOPELESS, min), (FINALS, CLOSE, statistics.median)):
+        passes = {size: max(1, EVENLY // size) for size in _close(taken, within)}
+        if len(passes) == 1:
+            return min(passes)
+        calls = {size: functools.partial(_repeated, run, size, n) for size, n in passes.items()}
+        taken = {size: middle(each) / (size * passes[size]) for size, each in _in_turn(calls, rounds, clock).items()}
+    return min(_close(taken, SLOWER))
 
 
-def _in_turn(calls: Mapping[K, Callable[[], object]], rounds: int, clock: Callable[[], float]) -> dict[K, float]:
-    """Seconds that each call takes at least, of some rounds; a spell in which the machine is slow strikes all calls."""
-    taken = dict.fromkeys(calls, math.inf)
+def _close(taken: Mapping[int, float], within: float) -> list[int]:
+    """The sizes that take at most so many times the least."""
+    return [size for size, seconds in taken.items() if seconds <= within * min(taken.values())]
+
+
+def _repeated(run: Callable[[int], object], size: int, n: int) -> None:
+    for _ in range(n):
+        run(size)
+
+
+def _in_turn(calls: Mapping[K, Callable[[], object]], rounds: int, clock: Callable[[], float]) -> dict[K, list[float]]:
+    """Seconds that each call takes in each round; a spell in which the machine is slow strikes all calls."""
+    taken: dict[K, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             start = clock()
             call()
-            taken[name] = min(taken[name], clock() - start)
+            taken[name].append(clock() - start)
     return taken
 
 

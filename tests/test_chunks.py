@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable
 
@@ -106,6 +107,27 @@ def test_a_spell_in_which_the_machine_is_slow_changes_nothing(struck: range) -> 
     per_sample = {1: 1.13, 2: 1.0, 4: 1.24, 8: 1.53, 16: 1.7, 32: 1.8}
     machine = Machine(lambda size: size * per_sample[size] * (1.4 if len(machine.sizes) in struck else 1.0))
     assert fastest_chunk_size(machine.run, 32, clock=machine.clock) == 2
+
+
+def test_on_a_machine_that_is_now_quicker_and_now_slower_hardly_anything_is_lost() -> None:
+    per_sample = {1: 1.25, 2: 1.1, 4: 1.07, 8: 1.07, 16: 1.0, 32: 1.0}
+
+    def found(seed: int) -> float:
+        drawn, pace = random.Random(seed), 1.0
+
+        def seconds(size: int) -> float:
+            nonlocal pace
+            if drawn.random() < size / 400:  # another spell begins
+                pace = drawn.choice((1.0, 1.0, 1.3))
+            luck = abs(drawn.gauss(0, 0.08)) * (1.0 if drawn.random() < 0.7 else -0.3)
+            return size * per_sample[size] * pace * (1 + luck)
+
+        machine = Machine(seconds)
+        return per_sample[fastest_chunk_size(machine.run, 36, 9, machine.clock)]
+
+    losses = [found(seed) - 1 for seed in range(300)]
+    assert sum(each > 0.03 for each in losses) < 0.08 * len(losses)
+    assert sum(losses) < 0.006 * len(losses)
 
 
 def test_memory_that_runs_out_ends_the_trial() -> None:
