@@ -117,6 +117,12 @@ class Layout:
             return None
         return cls(shape, batch, channels, tuple(grid), tuple(found[order].tolist()))
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is ``(n, k, …)`` with the frame's axes as its others."""
+        in_order = self.grid == self.shape[2:] and self.order == tuple(range(len(self.order)))
+        return (self.batch, self.channels) == (0, 1) and in_order
+
     def fits(self, tensor: Tensor, n: int) -> bool:
         """Whether a tensor has the shape of this layout for ``n`` samples."""
         return tuple(tensor.shape) == (*self.shape[: self.batch], n, *self.shape[self.batch + 1 :])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from pnpxai.errors import InputError, ParameterError, UnsupportedModelError
 from pnpxai.explainers import GradCam
 from pnpxai.explainers._layers import layer_name
+from pnpxai.forward import count_forwards
 from tests.harm import untouched
 from tests.nets import MLP, RaisesAt, TimeCNN, VGGLike, batch, seeded
 
@@ -198,6 +200,34 @@ def test_a_sample_that_depends_on_nothing_does_not_choose_the_layer() -> None:
     expected = GradCam(net).attribute(x[1:2], 2)
     assert expected.any()
     torch.testing.assert_close(found[1:2], expected)
+
+
+@pytest.mark.parametrize("layer", [None, "0"])
+def test_what_was_found_is_remembered_until_the_model_is_another(layer: str | None) -> None:
+    net = seeded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(6), nn.Flatten(), nn.Linear(4, 2)))
+    x, other = batch(1, 3, 8, 8), 2 * batch(1, 3, 8, 8) - 1
+
+    def passes(inputs: Tensor, target: Any = 1) -> int:
+        with count_forwards() as counter:
+            found = GradCam(net, layer=layer).attribute(inputs, target)
+        fresh = copy.deepcopy(net)
+        torch.testing.assert_close(found, GradCam(fresh, layer=layer).attribute(inputs, target))
+        return counter.n_samples
+
+    assert [passes(each) for each in (x, x, other)] == [2, 1, 1]
+    assert passes(torch.cat([x, other])) == 2  # as many samples
+    assert passes(x, lambda outputs: outputs[:, 1]) == 2  # a function may read others
+    net[2] = nn.Sequential(nn.Conv2d(4, 4, 1), nn.AvgPool2d(6))
+    assert passes(x) == (1 if layer else 3)  # the call that is not what it was, another search, and the maps
+    assert passes(x) == 1
+
+
+def test_places_of_tokens_are_looked_for_again() -> None:
+    net, x = seeded(Patches("first"), 3), batch(1, 3, 8, 16)
+    assert GradCam(net).attribute(x, 1).any()
+    with count_forwards() as counter:
+        GradCam(net).attribute(x, 1)
+    assert counter.n_samples == 2
 
 
 def test_channels_last_windows_and_shifts() -> None:
