@@ -144,8 +144,9 @@ def page(records: Sequence[Mapping[str, Any]], taken: float) -> list[str]:
         "",
         *(__doc__ or "").split("\n\n")[1].splitlines(),
         "EfficientNet-Lite0 on photographs of 224 × 224 pixels; every library at its own batch size. Two numbers in a "
-        "cell: ours / theirs. A first call of each side is not timed: in it this package looks for the fastest batch "
-        "size. Memory is that of the peak above the peak of one bare pass of the same images (there and back for the "
+        "cell: ours / theirs. A first call of each side is not timed; where this package looks for the fastest batch "
+        "size only later, as it does after some hundred samples, that is in the turn's time. Memory is that of the "
+        "peak above the peak of one bare pass of the same images (there and back for the "
         "methods that go back), in MB.",
         "",
         f"Time, {settings['runs']} turns:",
