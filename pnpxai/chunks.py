@@ -60,26 +60,36 @@ def sample_bytes(inputs: Sequence[Tensor]) -> int:
 
 
 def chunk_size_for(
-    model: Model, inputs: Sequence[Tensor], kind: Hashable, n_samples: int, run: Callable[[int], object]
+    model: Model,
+    inputs: Sequence[Tensor],
+    kind: Hashable,
+    n_samples: int,
+    run: Callable[[int], object],
+    rounds: int = 1,
 ) -> int:
     """How many samples go through the model at once.
 
     The rule's number where samples are small or whole numbers, and for an object that Python cannot refer to weakly.
     Else the fastest, which is tried once, as soon as what has been asked for makes it worth that, and remembered for
-    the model, the inputs' shapes, dtypes and device, the number of threads and the kind of pass; until then the
-    rule's. Where two sizes are about equal another process may choose the other one; the model's answers then differ
-    by rounding.
+    the model, the inputs' shapes, dtypes and device, the number of threads, the kind of pass and, where few are asked
+    about at once, how many; until then the rule's. Where two sizes are about equal another process may choose the
+    other one; the model's answers then differ by rounding.
 
     Args:
         model: the model.
         inputs: some samples, each ``(n, …)``.
         kind: what a pass does, such as going backward.
-        n_samples: how many are to be asked about.
+        n_samples: how many are to be asked about, one independent of the other.
         run: lets so many samples pass once, to the end.
+        rounds: how often as many are.
     """
     rule, device = default_chunk_size(inputs), inputs[0].device
     most = min(LARGEST_CHUNK, ROOM * rule) if device.type == "cpu" else LARGEST_CHUNK
-    return _tried(model, inputs, ("size", kind), n_samples, rule, lambda: fastest_chunk_size(run, most, rule))
+    most = min(most, 1 << (n_samples - 1).bit_length())  # a larger one would never be full
+    if most == 1:
+        return 1
+    n = n_samples * rounds
+    return _tried(model, inputs, ("size", kind, most), n, rule, lambda: fastest_chunk_size(run, most, rule))
 
 
 def channels_last_for(

@@ -137,6 +137,16 @@ def test_memory_that_runs_out_ends_the_trial() -> None:
         fastest_chunk_size(Machine(lambda size: 1.0, most=0).run, 64)
 
 
+def test_no_more_are_tried_than_are_asked_about_at_once() -> None:
+    machine, model, photo = Machine(lambda size: 1.0), nn.Linear(2, 2), torch.zeros(1, 3, 96, 96)
+    for n, most in ((1, 0), (6, 8), (8, 8), (100, 128)):
+        machine.sizes.clear()
+        sizes = {chunk_size_for(model, [photo], "gradient", n, machine.run) for _ in range(16 * LARGEST_CHUNK // n)}
+        if n == 1:
+            assert sizes == {1}
+        assert max(machine.sizes, default=0) == (0 if n == 8 else most)  # 6 and 8 go together
+
+
 def test_it_is_tried_once_for_a_model_and_a_shape() -> None:
     machine = Machine(lambda size: size * (1 + size / 10))
     model, photo, other = nn.Linear(2, 2), torch.zeros(1, 3, 96, 96), torch.zeros(1, 3, 128, 128)
@@ -148,8 +158,8 @@ def test_it_is_tried_once_for_a_model_and_a_shape() -> None:
 
     worth = WORTH_TIMING * default_chunk_size([photo])
     assert tried(photo, n=worth // 2) == tried(photo, n=worth // 2 - 1) == 0
-    assert tried(photo, n=1) > 0  # together they are worth it
-    assert tried(photo) == tried(photo, n=1) == 0
+    assert tried(photo, n=worth // 2) > 0  # together they are worth it
+    assert tried(photo) == tried(photo, n=worth) == 0
     assert tried(other) > 0
     assert tried(photo, kind="gradient") > 0
     assert tried(photo.double()) > 0

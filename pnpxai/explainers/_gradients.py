@@ -35,7 +35,7 @@ def in_chunks(request: Request, n_items: int, run: Callable[[int, int], object],
         score_gradients(request, rows, index)[0].flatten()[0].item()
 
     with frozen(request.model):
-        size = request.n_at_once(n_items * rounds, "gradient", attempt)
+        size = request.n_at_once(n_items, "gradient", attempt, rounds)
         for _ in request.portions(
             n_items, size, run, "Use smaller inputs or another device, or a method without gradients."
         ):

@@ -134,9 +134,9 @@ class Request(Batch):
         index = torch.arange(len(outputs), device=outputs.device) if index is None else index
         return select(outputs, self.targets_for(index), score)
 
-    def n_at_once(self, n_items: int, kind: Hashable, attempt: Callable[[int], object]) -> int:
+    def n_at_once(self, n_items: int, kind: Hashable, attempt: Callable[[int], object], rounds: int = 1) -> int:
         """How many samples go through the model at once, of ``n_items``: ``chunk_size``, or see `chunk_size_for`."""
-        return self.chunk_size or chunk_size_for(self.model, self.passed, kind, n_items, attempt)
+        return self.chunk_size or chunk_size_for(self.model, self.passed, kind, n_items, attempt, rounds)
 
     def stream(
         self,
