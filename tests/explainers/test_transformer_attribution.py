@@ -243,7 +243,7 @@ def test_a_sum_hands_down_what_there_is() -> None:
     leaves = [each.requires_grad_() for each in (x, y)]
     net, upper = Adds(), torch.tensor([[2.0, 0.0]], dtype=D)
     propagation = Propagation(net, settings)
-    with propagation.running(*leaves):
+    with propagation.ready(*leaves), propagation:
         output = net(*leaves)
     found = torch.autograd.grad(output, leaves, upper)
     torch.testing.assert_close(torch.cat(found), torch.tensor([[1.5, 0.0], [0.5, 0.0]], dtype=D))
