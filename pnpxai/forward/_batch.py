@@ -182,7 +182,7 @@ class Batch:
                 model: Callable[..., Any] = self.compiled if compiled else self.model
                 with substituted(substitutes):
                     returned = model(*(() if self.names else arguments), *listed, **named)
-                if not isinstance(returned, Tensor):
+                if not isinstance(returned, Tensor):  # what is made of several tensors is computed with the inputs, too
                     returned = output_tensor(returned, device)
         except PnPXAIError:
             raise
