@@ -6,10 +6,11 @@ import contextlib
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeAlias
 
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from pnpxai.errors import ModelError, UnsupportedModelError
 
@@ -80,6 +81,17 @@ def same_model(one: object, other: object) -> bool:
     if isinstance(one, types.MethodType | types.BuiltinMethodType):
         return one == other
     return one is other
+
+
+def remembered(memory: WeakIdKeyDictionary, model: object) -> dict[Hashable, Any] | None:
+    """What is remembered for a model, to be added to; None for an object that Python cannot refer to weakly."""
+    try:
+        if model not in memory:
+            memory[model] = {}
+    except TypeError:  # as with __slots__
+        return None
+    found: dict[Hashable, Any] = memory[model]
+    return found
 
 
 def modules_in(model: object) -> list[nn.Module]:

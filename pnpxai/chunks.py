@@ -9,13 +9,13 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pnpxai.callables import Model
+from pnpxai.callables import Model, remembered
 from pnpxai.errors import PnPXAIError
 
 K = TypeVar("K", bound=Hashable)
@@ -113,7 +113,7 @@ def channels_last_for(
 
 def keep_plain_order(model: Model, inputs: Sequence[Tensor], kind: Hashable) -> None:
     """Let `channels_last_for` say no from now on: on some samples the model fails in channels-last order."""
-    known = _remembered(_found, model)
+    known = remembered(_found, model)
     if known is not None:
         known[_key(inputs, ("channels last", kind))] = False
 
@@ -154,7 +154,7 @@ def _tried(
     device = inputs[0].device
     if sample_bytes(inputs) < TIMED_BYTES or not all(each.is_floating_point() for each in inputs):
         return otherwise
-    known, asked = _remembered(_found, model), _remembered(_asked, model)
+    known, asked = remembered(_found, model), remembered(_asked, model)
     if known is None or asked is None:
         return otherwise
     what = _key(inputs, kind)
@@ -171,16 +171,6 @@ def _tried(
 def _key(inputs: Sequence[Tensor], kind: Hashable) -> Hashable:
     """What a finding holds for."""
     return kind, inputs[0].device, torch.get_num_threads(), tuple((each.shape[1:], each.dtype) for each in inputs)
-
-
-def _remembered(memory: WeakIdKeyDictionary, model: Model) -> dict[Hashable, Any] | None:
-    try:
-        if model not in memory:
-            memory[model] = {}
-    except TypeError:  # no weak references, as with __slots__
-        return None
-    found: dict[Hashable, Any] = memory[model]
-    return found
 
 
 def fastest_chunk_size(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +38,7 @@ class Presence(Request):
         index: Tensor | None = None,
         *,
         fresh: bool = False,
-        channels_last: bool = False,
-        within: contextlib.AbstractContextManager[object] | None = None,
+        **how: Any,
     ) -> Tensor:
         """Ask the model about inputs with these features: ``x`` times their presence, and the baseline for the rest."""
         (present,) = inputs
@@ -48,7 +46,7 @@ class Presence(Request):
         spread = present.gather(1, self.features[own].flatten(1))
         shape = (len(own), *(1,) * (x.ndim - self.features.ndim), *self.features.shape[1:])
         rows = torch.lerp(self.baseline[own], x[own], spread.reshape(shape))
-        return self.whole.call([rows], own, fresh=True, channels_last=channels_last, within=within)
+        return self.whole.call([rows], own, fresh=True, **how)
 
     @property
     def passed(self) -> tuple[Tensor, ...]:

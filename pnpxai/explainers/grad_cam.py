@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pnpxai.batches import Extractor
+from pnpxai.callables import remembered
 from pnpxai.errors import UnsupportedModelError
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._feature_maps import OfCall, OfLayer, feature_maps_of, last_feature_maps
@@ -54,18 +53,20 @@ def class_activation_maps(request: Request, layer: str | nn.Module | None) -> Te
     """
     name = None if layer is None else layer_name(request.module, layer)
     maps: list[Tensor] = []
-    remembered = _remembered(request)
+    found_before = remembered(_FOUND, request.module)
+    if found_before is None or not isinstance(request.targets, Tensor):  # a function of the outputs may read others
+        found_before = {}
     key = (name, request.input.shape[1:], request.input.dtype, request.input.device)
-    known = [remembered[key]] if key in remembered else []
+    known = [found_before[key]] if key in found_before else []
 
     def find(rows: range) -> OfCall | OfLayer:
-        remembered.pop(key, None)
+        found_before.pop(key, None)
         for row in rows:
             found, told = (feature_maps_of(request, name, row), True) if name else last_feature_maps(request, row)
             if told:
                 break
         if told and found.layout.plain:
-            remembered[key] = found
+            found_before[key] = found
         known[:] = [found]
         return found
 
@@ -85,16 +86,6 @@ def class_activation_maps(request: Request, layer: str | nn.Module | None) -> Te
 
     in_chunks(request, len(request), lambda start, stop: maps.append(explained(start, stop)))
     return torch.cat(maps)
-
-
-def _remembered(request: Request) -> dict[Hashable, OfCall | OfLayer]:
-    """What `_FOUND` has for the model; nothing where a function of the outputs is asked for, which may read others."""
-    if not isinstance(request.targets, Tensor):
-        return {}
-    if request.module not in _FOUND:
-        _FOUND[request.module] = {}
-    known: dict[Hashable, OfCall | OfLayer] = _FOUND[request.module]
-    return known
 
 
 def _maps(request: Request, feature_maps: OfCall | OfLayer, start: int, stop: int) -> Tensor | None:
