@@ -5,8 +5,9 @@ so that a spell in which the machine is slow strikes both; the figure is the med
 sample. Perturbation methods and metrics are set against forward passes without gradients, the others against forward
 and backward passes to the inputs with frozen weights; all against float32, in batches no larger than what the method
 has to ask about at once. The process keeps the memory that it frees (`pnpxai.allocator`), else each pass maps its own
-anew, which takes up to as long as the arithmetic, more or less in each process. Memory is the peak of another process,
-which gives it back, less that of a bare pass in it.
+anew, which takes up to as long as the arithmetic, more or less in each process. Bare passes themselves are measured in
+the same way: as far as these are from 1, the other figures may be, too. Memory is the peak of another process, which
+gives it back, less that of a bare pass in it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import contextlib
 import functools
 import json
 import math
-import resource
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,10 +31,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 from benchmarks.fresh import in_a_process
+from benchmarks.resident import GIVES_BACK, forget_peak, resident_peak
 from benchmarks.written import RESULTS, machine, named_versions, table, today, write
 from pnpxai.allocator import keep_freed_memory
 from pnpxai.explainers import MP, RELAX, RISE, Gradient, IntegratedGradients, SmoothGrad
-from pnpxai.forward import count_forwards
 from pnpxai.metrics import AbPC, MuFidelity, Sensitivity
 from pnpxai.photographs import cropped, efficientnet_lite0, photographs, standardized
 from pnpxai.tuning._problem import versions
@@ -135,12 +136,23 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def settled(run: Callable[[], object]) -> tuple[float, int]:
+@contextlib.contextmanager
+def counted(model: nn.Module) -> Iterator[list[int]]:
+    """How many samples go through a model in each pass inside the block."""
+    passed: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: passed.append(len(inputs[0])))
+    try:
+        yield passed
+    finally:
+        hook.remove()
+
+
+def settled(model: nn.Module, run: Callable[[], object]) -> tuple[float, int]:
     """How long the last call takes, of as many as ask about `SETTLED` samples, and how many samples one asks about."""
-    with count_forwards() as counter:
+    with counted(model) as passed:
         taken = seconds(run)
-        asked = counter.n_samples
-        while 0 < counter.n_samples < SETTLED:
+        asked = sum(passed)
+        while 0 < sum(passed) < SETTLED:
             taken = seconds(run)
     return taken, asked
 
@@ -268,21 +280,26 @@ def works(model: nn.Module, x: Tensor) -> list[Work]:
     ]
 
 
+def itself(passes: BarePasses) -> Work:
+    """Bare passes, to be measured as methods are: as far as these are from 1, the other figures may be, too."""
+    return Work("bare passes themselves", "forward", lambda n: bare(passes.model, passes.batch(forward, n), forward, n))
+
+
 def measured(passes: BarePasses, work: Work, n_images: int, n_masks: int, n_runs: int) -> dict[str, Any]:
     """A method with bare passes amid, after calls of it that do not count: in these chunk sizes are tried.
 
     The batches of the bare passes are no larger than what the method has to ask about at once.
     """
     step = backward if work.kind == "backward" else forward
-    taken, asked = settled(functools.partial(work.run, min(n_masks, 2 * SETTLED // n_images)))
+    taken, asked = settled(passes.model, functools.partial(work.run, min(n_masks, 2 * SETTLED // n_images)))
     batch = passes.batch(step, n_images if work.step_by_step else asked)
     n_calls, ratios = max(1, math.ceil(TURN / taken)), list[float]()
     for _ in range(n_runs):
         amid = Amid(passes.model, batch, step)
-        with count_forwards() as counter, amid.running():
+        with counted(passes.model) as passed, amid.running():
             total = seconds(functools.partial(repeated, functools.partial(work.run, n_masks), n_calls))
-        ratios.append((total - amid.seconds) / counter.n_samples / (amid.seconds / amid.n))
-    n_passes = counter.n_samples // n_calls
+        ratios.append((total - amid.seconds) / sum(passed) / (amid.seconds / amid.n))
+    n_passes = sum(passed) // n_calls
     return asdict(Measured(work.name, work.kind, n_images, torch.get_num_threads(), n_passes, len(batch), ratios))
 
 
@@ -321,27 +338,30 @@ def lowered(model: nn.Module, every: Tensor, n_masks: int) -> list[list[str]]:
     return rows
 
 
-def peak() -> float:
-    """The most memory this process has had, in megabytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def memory_of(method: str, n_masks: int, n_images: int, batch_size: int) -> float:
-    """Megabytes that a method takes above a bare pass of one image; in this process."""
+def memory_of(method: str, n_masks: int, batch_size: int) -> float:
+    """Megabytes that a method on one image takes above a bare pass of it, in this process."""
     torch.set_num_threads(1)
     model = efficientnet_lite0()
-    x = standardized([cropped(each.open()) for each in photographs()])[:n_images]
-    forward(model, x[:1].clone())
-    before = peak()
-    {"RISE": RISE, "RELAX": RELAX}[method](model, n_masks=n_masks, batch_size=batch_size).attribute(x)
-    return peak() - before
+    x = standardized([cropped(photographs()[0].open())])
+
+    def attribute(n: int) -> None:
+        {"RISE": RISE, "RELAX": RELAX}[method](model, n_masks=n, batch_size=batch_size).attribute(x)
+
+    attribute(1)  # what is imported by a first call is no part of it
+    forget_peak()
+    forward(model, x)
+    before = resident_peak()
+    forget_peak()
+    attribute(n_masks)
+    return resident_peak() - before
 
 
 def memory(method: str, n_masks: int, batch_size: int) -> list[str]:
     """A row, from two processes of their own."""
     taken = []
     for n in (n_masks, 10 * n_masks):
-        taken.append(in_a_process("benchmarks.engine", f"memory_of({method!r}, {n}, 1, {batch_size})"))
+        call, environment = f"memory_of({method!r}, {n}, {batch_size})", {**os.environ, **GIVES_BACK}
+        taken.append(in_a_process("benchmarks.engine", call, environment))
     ratio = taken[1] / max(taken[0], 1.0)
     reached = "reached" if max(taken) <= MEGABYTES and ratio <= FLAT else "missed"
     return [method, str(batch_size), *(f"{each:.0f}" for each in taken), f"{ratio:.2f}", reached]
@@ -439,6 +459,8 @@ def main() -> None:
     for n_threads in arguments.threads:
         torch.set_num_threads(n_threads)
         passes = BarePasses(model, every[:1])
+        check = functools.partial(measured, passes, itself(passes), 1, arguments.masks, arguments.runs)
+        once(f"time: bare passes themselves, {n_threads} threads", check)
         for n in arguments.images:
             where = f"{n} images, {n_threads} threads"
             for work in works(model, every[:n]):

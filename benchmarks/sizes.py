@@ -3,7 +3,7 @@
 RISE and AbPC on a small convolutional network with random weights, whose passes are cheap, so that what a method adds
 to them shows. One size changes at a time, and the chunk stays the same. Each point is two processes of their own, one
 thread each. In the first a call and as many bare passes at the same chunk take turns; the figures are medians. The
-second takes the peak of resident memory (``ru_maxrss``) above that of bare passes at the same chunk, with small
+second takes the peak of resident memory above that of bare passes at the same chunk, with small
 allocations returned to the system at once, and then that of a call that finds its own chunk.
 """
 
@@ -26,8 +26,9 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from benchmarks.engine import bare, forward, peak, seconds
+from benchmarks.engine import bare, forward, seconds
 from benchmarks.fresh import in_a_process
+from benchmarks.resident import GIVES_BACK, resident_peak
 from benchmarks.written import RESULTS, circumstances, table, write
 from pnpxai.explainers import RISE
 from pnpxai.forward import count_forwards
@@ -210,12 +211,12 @@ def peaks(point: Point) -> dict[str, float]:
     """What `Cost` has of memory, in this process, which must have had no more before."""
     model, work = prepared(point)
     bare(model, images(CHUNK, point.side), forward, 3 * CHUNK)
-    before = peak()
+    before = resident_peak()
     with chunks_given():
         work()
-    given = peak()
+    given = resident_peak()
     work()
-    return {"memory": given - before, "own": peak() - before}
+    return {"memory": given - before, "own": resident_peak() - before}
 
 
 def asked(call: str, **environment: str) -> dict[str, float]:
@@ -224,11 +225,8 @@ def asked(call: str, **environment: str) -> dict[str, float]:
 
 
 def cost(point: Point, n_runs: int) -> Cost:
-    """What a point takes.
-
-    A peak passes to children: whoever calls this must not have had more memory than the measurement takes.
-    """
-    taken, kept = asked(f"timed({point!r}, {n_runs})"), asked(f"peaks({point!r})", MALLOC_MMAP_THRESHOLD_="65536")
+    """What a point takes."""
+    taken, kept = asked(f"timed({point!r}, {n_runs})"), asked(f"peaks({point!r})", **GIVES_BACK)
     return Cost(taken["seconds"], taken["bare"], taken["ratio"], int(taken["forwards"]), kept["memory"], kept["own"])
 
 

@@ -87,6 +87,8 @@ def test_bare_passes_are_made_amid_a_methods_own_and_timed_apart(monkeypatch: py
     assert passed == [*[4] * 6, *[1, 4] * 12]  # without, and then twice with one for every four
     assert (found["n_passes"], found["batch"]) == (24, 1)
     assert found["ratios"] == pytest.approx([(24 + own) / 24] * 2)
+    found = engine.measured(passes, engine.itself(passes), 1, 24, 2)
+    assert (found["n_passes"], found["ratios"]) == (24, pytest.approx([1.0, 1.0]))
 
 
 def test_a_page_of_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import resident
+from benchmarks.fresh import in_a_process
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import measuring, pairs
 from benchmarks.peers.installed import REQUIREMENTS, environment, install
@@ -228,8 +230,15 @@ def test_the_folder_comes_before_everything_installed(tmp_path: Path, monkeypatc
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset here")
 def test_memory_that_is_held_and_let_go_is_in_the_peak() -> None:
-    measuring.forget_peak()
-    before = measuring.resident_peak()
+    resident.forget_peak()
+    before = resident.resident_peak()
     held = bytearray(b"1" * 2**26)
     del held
-    assert 63 < measuring.resident_peak() - before < 160
+    assert 63 < resident.resident_peak() - before < 160
+
+
+def test_what_a_process_has_held_is_not_in_the_peak_of_another() -> None:
+    held = bytearray(b"1" * 2**28)
+    assert resident.resident_peak() > 256
+    assert in_a_process("benchmarks.resident", "resident_peak()") < 128
+    del held

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.pairs import PAIRS, SMALLEST, Pair, Size
+from benchmarks.resident import forget_peak, resident_peak
 from pnpxai.allocator import keep_freed_memory
 from pnpxai.metrics import Deletion, Insertion, evaluate_together
 from pnpxai.photographs import cropped, efficientnet_lite0, photographs, standardized
@@ -172,19 +173,6 @@ def correlation(one: Tensor, other: Tensor) -> float:
     flat = torch.stack([each.detach().double().sum(1).flatten() for each in (one, other)])
     flat = flat - flat.mean(1, keepdim=True)
     return float((flat[0] * flat[1]).sum() / (flat[0].norm() * flat[1].norm()))
-
-
-def resident_peak() -> float:
-    """The most memory that this process has held since `forget_peak`, in megabytes."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(each.split()[1]) for each in lines if each.startswith("VmHWM")) / 1024
-
-
-def forget_peak() -> None:
-    """Let the peak start anew; where that is not allowed it stays, and the rise is read off what comes above it."""
-    gc.collect()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def risen(pair: Pair, side: str, model: nn.Module, x: Tensor, size: Size) -> float:
