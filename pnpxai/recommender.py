@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import pandas as pd
 import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
@@ -23,6 +22,9 @@ from pnpxai.map_checks import check_maps, misread, tells_features_apart
 from pnpxai.modality import Modality, modality_for
 from pnpxai.modules import Architecture, detect_model_architecture
 from pnpxai.targets import take_targets
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ExplainerLike: TypeAlias = str | type[Explainer] | Explainer
 FIRST_CALL = 3.0
@@ -72,6 +74,8 @@ class Recommendation:
 
     def table(self) -> pd.DataFrame:
         """One row an explainer: ``explainer, verdict, forwards, seconds`` (a sample, full budget), ``reason``."""
+        import pandas as pd
+
         rows: list[dict[str, Any]] = []
         for explainer in self.explainers:
             name = type(explainer).__name__

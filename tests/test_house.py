@@ -46,8 +46,8 @@ ORDER: list[set[str]] = [
     {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
-HEAVY = ("timm", "transformers", "shap", "matplotlib.pyplot", "skimage", "captum", "zennit", "quantus")
-SECONDS = 1.5
+HEAVY = ("scipy", "pandas", "timm", "transformers", "shap", "matplotlib.pyplot", "skimage", "captum", "zennit", "quantus")
+SECONDS = 1.0
 
 Imports = list[tuple[int, tuple[str, ...]]]
 

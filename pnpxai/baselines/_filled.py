@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from optuna.distributions import FloatDistribution
-from scipy import ndimage
 from torch import Tensor
 
 from pnpxai.baselines._base import BaselineFunction
@@ -61,6 +60,8 @@ class Blur(BaselineFunction):
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """The inputs blurred over dimensions 2 and up (over dimension 1 for ``(n, d)``)."""
+        from scipy import ndimage
+
         kept = 2 if inputs.ndim > 2 else 1
         sigmas = (0.0,) * kept + (self.sigma,) * (inputs.ndim - kept)
         dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32

@@ -8,14 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
-
-import pandas as pd
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pnpxai.experiment._choices import names
 from pnpxai.explainers import Explainer
 from pnpxai.forward import count_forwards
 from pnpxai.kept import Cost
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind: TypeAlias = Literal["answers", "maps", "scores"]
 Step: TypeAlias = tuple[Kind, Explainer | None]
@@ -64,6 +65,8 @@ class Costs:
 
     def table(self, left: Counter[Step], explainers: Sequence[Explainer]) -> pd.DataFrame:
         """One row a step; see `Experiment.estimate`."""
+        import pandas as pd
+
         called = dict(zip(explainers, names(explainers), strict=True))
         rows = []
         for (kind, explainer), n in left.items():

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -28,6 +27,9 @@ from pnpxai.metrics import Metric
 from pnpxai.postprocess import PostProcessor
 from pnpxai.samples import Ids
 from pnpxai.tuning import TuneResult, tune
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Experiment(Setup):

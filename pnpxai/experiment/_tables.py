@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from pnpxai.experiment._choices import names
 from pnpxai.experiment._run import Combination, Score
@@ -15,6 +14,9 @@ from pnpxai.explainers import Explainer
 from pnpxai.metrics import Metric
 from pnpxai.postprocess import PostProcessor
 from pnpxai.tuning._statistics import mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COMBINATION = ["explainer", "postprocessor", "metric"]
 
@@ -26,6 +28,8 @@ def results(
     metrics: Sequence[Metric],
 ) -> pd.DataFrame:
     """The table behind `Experiment.results`."""
+    import pandas as pd
+
     called = [dict(zip(each, names(each), strict=True)) for each in (explainers, postprocessors, metrics)]
     rows: list[dict[str, Any]] = []
     for combination, by_sample in scores.items():
@@ -40,6 +44,8 @@ def results(
 
 def summary(found: pd.DataFrame) -> pd.DataFrame:
     """The table behind `Experiment.summary`."""
+    import pandas as pd
+
     rows = []
     for combination, group in found.groupby(COMBINATION, sort=False):
         scores = group["score"].dropna().to_numpy(dtype=float)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from pnpxai.errors import ModelError
@@ -144,6 +143,8 @@ def _spearman(one: Tensor, other: Tensor) -> float:
     """Rank correlation of two rows; 0 where one of them is constant."""
     if (one == one[0]).all() or (other == other[0]).all():
         return 0.0
+    from scipy import stats
+
     return float(stats.spearmanr(one.numpy(), other.numpy()).statistic)
 
 

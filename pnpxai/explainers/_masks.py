@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  # its usual name
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from scipy.stats import qmc
 from torch import Tensor
 
 from pnpxai.baselines import BaselineFunction
@@ -63,18 +62,27 @@ def mask_grid(inputs: Tensor, grid_size: int | Sequence[int]) -> tuple[int, ...]
     return grid
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def sobol_points(seed: int, slab: int, d: int) -> Tensor:
     """Points of a scrambled Sobol sequence, those of one slab of ``sobol_slab(d)`` blocks: ``(m, d)``, float64.
 
     The scrambling leaves which cells go together as it is, at ``p_keep`` of .5; which cell is which is shuffled, too.
     """
+    from scipy.stats import qmc
+
     random = np.random.default_rng(np.random.SeedSequence(seed))
     order, sequence = random.permutation(d), qmc.Sobol(d, rng=random)
     m = sobol_slab(d) * BLOCK
     if slab:
         sequence.fast_forward(slab * m)
     return torch.from_numpy(sequence.random(m)[:, order])
+
+
+def most_sobol_dimensions() -> int:
+    """How many dimensions SciPy's Sobol sequence has at most."""
+    from scipy.stats import qmc
+
+    return int(qmc.Sobol.MAXDIM)
 
 
 def sobol_slab(d: int) -> int:
@@ -184,7 +192,7 @@ class MaskBank:
         generator = generator_for(self.seed, block)
         cells = self.size if self.grid is None else self.grid
         pairs, d = self.sampling == "antithetic", math.prod(cells)
-        if self.sampling == "sobol" and d <= qmc.Sobol.MAXDIM:
+        if self.sampling == "sobol" and d <= most_sobol_dimensions():
             slab, within = divmod(block, sobol_slab(d))
             drawn = sobol_points(self.seed, slab, d)[within * BLOCK : (within + 1) * BLOCK]
         else:

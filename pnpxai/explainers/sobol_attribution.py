@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812  # its usual name
 from optuna.distributions import IntDistribution
-from scipy.stats import qmc
 from torch import Tensor
 
 from pnpxai.baselines import Baseline, BaselineFunction, baseline_for
@@ -20,7 +19,7 @@ from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._by_feature import ByFeature, further_by_feature, searched_without
 from pnpxai.explainers._mask_sums import as_maps
 from pnpxai.explainers._masked_scores import exact_device, finite
-from pnpxai.explainers._masks import BLOCK, mask_grid, sobol_points, sobol_slab
+from pnpxai.explainers._masks import BLOCK, mask_grid, most_sobol_dimensions, sobol_points, sobol_slab
 from pnpxai.feature_masks import FeatureMask, FeatureMaskFunction
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, OrNone, WholeWithin
@@ -179,7 +178,7 @@ class Designs:
         grid = mask_grid(inputs, grid_size)
         size = tuple(inputs.shape[1:] if grid is None else inputs.shape[2:])
         cells = size if grid is None else tuple(map(min, grid, size))
-        most = qmc.Sobol.MAXDIM // 2
+        most = most_sobol_dimensions() // 2
         if math.prod(cells) > most:
             raise ParameterError(
                 f"at most {most} cells (or features) for SobolAttribution",

@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from pnpxai.baselines import Baseline
@@ -56,6 +55,8 @@ def correlations(first: Tensor, second: Tensor, *, ranked: bool) -> Tensor:
     """
     rows = [each.double() for each in (first, second)]
     if ranked:
+        from scipy import stats
+
         rows = [torch.from_numpy(np.asarray(stats.rankdata(each.cpu().numpy(), axis=1))).to(each) for each in rows]
     centred = [each - each.mean(1, keepdim=True) for each in rows]
     norms = [each.norm(dim=1) for each in centred]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from pnpxai.callables import model_name
 from pnpxai.experiment import Experiment
@@ -19,6 +17,9 @@ from pnpxai.report._canvas import Canvas
 from pnpxai.report._contents import arguments
 from pnpxai.report._page import check_page, environment, write
 from pnpxai.tuning._problem import versions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_run_report(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from pnpxai.tuning._ensemble import ENSEMBLE
 from pnpxai.tuning._result import Entry, TuneResult, judging_score
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def leaderboard(result: TuneResult) -> pd.DataFrame:
     """The table behind `TuneResult.leaderboard`."""
+    import pandas as pd
+
     entries = [*result.entries, *([result.ensemble] if result.ensemble else [])]
     if result.winner is result.ensemble:
         entries = [*entries[-1:], *entries[:-1]]

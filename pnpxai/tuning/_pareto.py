@@ -7,16 +7,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pnpxai.errors import ParameterError, unknown_name
 from pnpxai.explainers import Explainer
 from pnpxai.metrics import METRICS, Metric
 from pnpxai.postprocess import PostProcessor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIRECTIONS: Mapping[str, bool] = {
     "complexity": False,
@@ -96,6 +98,8 @@ class Pareto:
     @property
     def table(self) -> pd.DataFrame:
         """The front, one row a trial: ``trial, explainer, settings, postprocessor`` and the aims."""
+        import pandas as pd
+
         return pd.DataFrame(
             [
                 {

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 FIRST_LOOK = 6
 """Samples before the first look: with fewer no test can reject (2⁻⁶ < 0.05 / 3)."""
@@ -53,6 +52,8 @@ def has_lost(difference: NDArray[np.float64], *, level: float) -> bool:
     telling = difference[difference != 0]
     if not len(telling):
         return False
+    from scipy import stats
+
     return bool(stats.wilcoxon(telling, alternative="less").pvalue < level)
 
 

@@ -7,10 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
-import pandas as pd
 from torch import Tensor
 
 from pnpxai.callables import Model
@@ -22,6 +21,9 @@ from pnpxai.recommender import Recommendation
 from pnpxai.tuning._opinion import Opinion
 from pnpxai.tuning._pareto import Choice, Pareto
 from pnpxai.tuning._statistics import Gain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 FEWEST_TO_CONFIRM = 6
 """With fewer pairs not even gains on all of them are beyond chance at two-sided 95 % (2 · 2⁻ⁿ > .05 for n < 6)."""
@@ -61,6 +60,8 @@ def paired_gain(
     if n < 2:
         return Gain(mean, math.nan, math.nan, win_rate, n)
     lows, highs = zip(mean_interval(difference), bootstrap_interval(difference, seed), strict=True)
+    from scipy import stats
+
     telling = difference[difference != 0]
     p_value = float(stats.wilcoxon(telling).pvalue) if len(telling) else 1.0
     return Gain(mean, min(lows), max(highs), win_rate, n, p_value)
@@ -70,6 +71,8 @@ def bootstrap_interval(values: NDArray[np.float64], seed: int) -> tuple[float, f
     """The BCa bootstrap's 95 % interval for the mean behind at least two values (Efron, 1987), of 9,999 resamples."""
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
+    from scipy import stats
+
     scale = float(np.abs(values).max())  # the cubes in the acceleration stay in range
     interval = stats.bootstrap(
         (values / scale,), np.mean, method="BCa", n_resamples=9999, rng=np.random.default_rng(seed)
@@ -95,6 +98,8 @@ def mean_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     n, mean = len(values), float(values.mean())
     if np.ptp(values) == 0:
         return mean, mean
+    from scipy import stats
+
     scale = float(np.abs(values).max())  # squares and cubes of the scaled values stay in range
     centred = values / scale - (values / scale).mean()
     spread = float((centred**2).mean())
