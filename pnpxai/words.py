@@ -7,7 +7,8 @@ from torch import Tensor
 from pnpxai.errors import InputError
 from pnpxai.feature_masks import FeatureMaskFunction
 from pnpxai.forward import Lookup
-from pnpxai.pieces import Tokenizer, has_words, words_of
+from pnpxai.pieces import has_words, words_of
+from pnpxai.tokenizers import Tokenizer
 
 
 class Words(FeatureMaskFunction):

@@ -18,7 +18,7 @@ import pnpxai
 PACKAGE = Path(pnpxai.__file__).parent
 ORDER: list[set[str]] = [
     {"allocator", "errors"},
-    {"limits"},
+    {"limits", "tokenizers"},
     {"callables"},
     {"tunable"},
     {"guard", "kept", "outputs"},
@@ -46,7 +46,18 @@ ORDER: list[set[str]] = [
     {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
-HEAVY = ("scipy", "pandas", "timm", "transformers", "shap", "matplotlib.pyplot", "skimage", "captum", "zennit", "quantus")
+HEAVY = (
+    "scipy",
+    "pandas",
+    "timm",
+    "transformers",
+    "shap",
+    "matplotlib.pyplot",
+    "skimage",
+    "captum",
+    "zennit",
+    "quantus",
+)
 SECONDS = 1.0
 
 Imports = list[tuple[int, tuple[str, ...]]]

@@ -30,7 +30,8 @@ from pnpxai.feature_masks import SLIC, Each, FeatureMaskFunction, Grid, feature_
 from pnpxai.forward import Request, TokenIds, count_forwards
 from pnpxai.metrics import AbPC, Sensitivity
 from pnpxai.modality import Image, Text
-from pnpxai.pieces import absent_id, has_words, marker_of, pieces_of, special_ids_of, words_of
+from pnpxai.pieces import has_words, marker_of, pieces_of, words_of
+from pnpxai.tokenizers import absent_id, special_ids_of
 from pnpxai.tunable import suggest, trial_params
 from pnpxai.words import Words
 from tests.harm import untouched

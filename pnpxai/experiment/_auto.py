@@ -17,9 +17,9 @@ from pnpxai.experiment._two_inputs import Kind, OneOfTwo, TheOther, arguments_of
 from pnpxai.forward import TokenIds
 from pnpxai.metrics import AbPC, Complexity, MuFidelity, Sensitivity
 from pnpxai.modality import Image, Modality, Tabular, Text, TimeSeries
-from pnpxai.pieces import Tokenizer, special_ids_of
 from pnpxai.postprocess import PostProcessor
 from pnpxai.targets import Target
+from pnpxai.tokenizers import Tokenizer, special_ids_of
 
 
 class AutoExplanation(Experiment):

@@ -12,8 +12,9 @@ from pnpxai.baselines import BaselineFunction, Token, Zeros
 from pnpxai.feature_masks import Each, FeatureMaskFunction, sums_by_feature
 from pnpxai.limits import OrNone, WholeWithin
 from pnpxai.modality._base import NORMALIZATIONS, POOLINGS, Modality
-from pnpxai.pieces import Piece, Tokenizer, absent_id, has_words, pieces_of, words_of
+from pnpxai.pieces import Piece, has_words, pieces_of, words_of
 from pnpxai.postprocess import NormalizationFunction, PoolingFunction
+from pnpxai.tokenizers import Tokenizer, absent_id
 from pnpxai.tunable import Tunable
 from pnpxai.words import Words
 

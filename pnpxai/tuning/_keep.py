@@ -19,9 +19,9 @@ from pnpxai.forward import TokenIds
 from pnpxai.kept import digest
 from pnpxai.metrics import METRICS
 from pnpxai.modality import MODALITIES, Several
-from pnpxai.pieces import vocabulary_of
 from pnpxai.postprocess import PostProcessor
 from pnpxai.targets import TARGETS
+from pnpxai.tokenizers import vocabulary_of
 from pnpxai.tunable import Role, Tunable
 from pnpxai.tuning._identity import model_digest
 from pnpxai.tuning._opinion import Opinion
