@@ -144,7 +144,7 @@ def perturbation_curves(
     last = torch.cat([top, torch.full_like(bottom, f)])
     rank = ranks(values, seed)
 
-    def removed(sample: Tensor, removal: Tensor) -> Tensor:
+    def removed(sample: int, removal: Tensor) -> Tensor:
         places = rank[sample]
         return (places >= first[removal, None]) & (places < last[removal, None])
 

@@ -15,22 +15,24 @@ from pnpxai.postprocess import channel_axis, n_features
 from pnpxai.targets import Target
 
 
-def remove(inputs: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int | None) -> Tensor:
-    """The inputs with the baseline's values where features are removed, in all their channels.
+def remove(sample: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int | None, out: Tensor) -> Tensor:
+    """An input with the baseline's values where features are removed, in all their channels.
 
     Args:
-        inputs: ``(m, …)``.
-        baseline: of the inputs' shape.
+        sample: ``(1, …)``.
+        baseline: of its shape.
         removed: ``(m, f)``, true where a feature is removed.
-        channel_dim: the inputs' channels; None for none.
+        channel_dim: the input's channels; None for none.
+        out: ``(m, …)``, where it is written to.
 
     Example:
-        >>> remove(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), torch.tensor([[True, False, False]]), 1).tolist()
-        [[[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]]
+        >>> x, gone = torch.ones(1, 2, 3), torch.tensor([[True, False, False], [True, False, True]])
+        >>> remove(x, torch.zeros(1, 2, 3), gone, 1, torch.empty(2, 2, 3)).tolist()
+        [[[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]], [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]]
     """
-    axis = channel_axis(channel_dim, inputs.ndim)
-    shape = [1 if each == axis else size for each, size in enumerate(inputs.shape)]
-    return torch.where(removed.reshape(shape), baseline, inputs)
+    axis = channel_axis(channel_dim, sample.ndim)
+    shape = [1 if each == axis else size for each, size in enumerate(out.shape)]
+    return torch.where(removed.reshape(shape), baseline, sample, out=out)
 
 
 def baselines(request: Request, baseline_fn: Baseline, channel_dim: int | None) -> Tensor:
@@ -45,7 +47,7 @@ def _apart(baseline: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
     if len(inputs) == 1:
         return [baseline]
     rows = torch.split(baseline, [each[0].numel() for each in inputs], 1)
-    return [own.reshape(each.shape) for own, each in zip(rows, inputs, strict=True)]
+    return [own.reshape(each.shape).to(each) for own, each in zip(rows, inputs, strict=True)]
 
 
 def clean_scores(request: Request, score: Score) -> Tensor:
@@ -57,7 +59,7 @@ def removal_scores(
     request: Request,
     baseline: Tensor,
     n_removals: int,
-    removed: Callable[[Tensor, Tensor], Tensor],
+    removed: Callable[[int, Tensor], Tensor],
     channel_dim: int | None,
     score: Score,
 ) -> Tensor:
@@ -67,7 +69,7 @@ def removal_scores(
         request: what is scored.
         baseline: the values of removed features, as of `baselines`.
         n_removals: removals of each input.
-        removed: from the numbers of inputs and of removals, both ``(m,)``, to what is removed ``(m, f)``.
+        removed: from the number of an input and those of removals ``(m,)`` to what is removed ``(m, f)``.
         channel_dim: the inputs' channels; None for none.
         score: what is read from the outputs.
 
@@ -81,9 +83,15 @@ def removal_scores(
     own, sizes = _apart(baseline, inputs), [n_features(each, channel_dim) for each in inputs]
 
     def changed(sample: Tensor, removal: Tensor) -> list[Tensor]:
-        gone = torch.split(removed(sample, removal), sizes, 1)
-        parts = zip(inputs, own, gone, strict=True)
-        return [remove(each[sample], absent[sample], out, channel_dim) for each, absent, out in parts]
+        made = [each.new_empty(len(sample), *each.shape[1:]) for each in inputs]
+        done = 0
+        for row, n in zip(*(each.tolist() for each in sample.unique_consecutive(return_counts=True)), strict=True):
+            here, alone = slice(done, done + n), slice(row, row + 1)
+            gone = torch.split(removed(row, removal[here]), sizes, 1)
+            for each, absent, away, out in zip(inputs, own, gone, made, strict=True):
+                remove(each[alone], absent[alone], away, channel_dim, out[here])
+            done += n
+        return made
 
     return _finite_scores(request, n_removals, changed, score)
 

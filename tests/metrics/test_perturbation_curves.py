@@ -302,3 +302,18 @@ def test_a_target_function_gets_single_precision() -> None:
 
     assert MoRF(seeded(MLP()).bfloat16()).evaluate(batch(2, 6), margin, batch(2, 6)).dtype == torch.float32
     assert set(seen) == {torch.float32}
+
+
+def test_each_of_several_inputs_keeps_its_precision() -> None:
+    asked = []
+
+    def model(one: Tensor, other: Tensor) -> Tensor:
+        asked.append((one.dtype, other.dtype))
+        return torch.stack([one.sum(1) + other.sum(1), one.sum(1) * 0], 1)
+
+    inputs = torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0]], dtype=torch.float64)
+    metric = AbPC(model, forward_arg_extractor=lambda each: each, score="logit", n_steps=3)
+    curves = metric.curves(inputs, 0, inputs)
+    assert set(asked) == {(torch.float32, torch.float64)}
+    close(curves.morf, [[6.0, 3.0, 1.0, 0.0]])
+    close(curves.lerf, [[6.0, 5.0, 3.0, 0.0]])
