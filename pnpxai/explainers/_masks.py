@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,8 +40,6 @@ MASK_LIMITS: Mapping[str, Limit] = {
 }
 BLOCK = 32
 """Masks drawn from one generator; a mask is a function of the seed and of its number alone."""
-SLAB_NUMBERS = 2**18
-"""How many numbers of a Sobol sequence are drawn and kept at once, if they make a block."""
 
 
 def mask_grid(inputs: Tensor, grid_size: int | Sequence[int]) -> tuple[int, ...] | None:
@@ -62,20 +61,35 @@ def mask_grid(inputs: Tensor, grid_size: int | Sequence[int]) -> tuple[int, ...]
     return grid
 
 
-@functools.lru_cache(maxsize=2)
-def sobol_points(seed: int, slab: int, d: int) -> Tensor:
-    """Points of a scrambled Sobol sequence, those of one slab of ``sobol_slab(d)`` blocks: ``(m, d)``, float64.
+class SobolSequence:
+    """A scrambled Sobol sequence in ``d`` dimensions, which goes on where it was read last, or begins anew.
 
     The scrambling leaves which cells go together as it is, at ``p_keep`` of .5; which cell is which is shuffled, too.
     """
-    from scipy.stats import qmc
 
-    random = np.random.default_rng(np.random.SeedSequence(seed))
-    order, sequence = random.permutation(d), qmc.Sobol(d, rng=random)
-    m = sobol_slab(d) * BLOCK
-    if slab:
-        sequence.fast_forward(slab * m)
-    return torch.from_numpy(sequence.random(m)[:, order])
+    def __init__(self, seed: int, d: int) -> None:
+        from scipy.stats import qmc
+
+        random = np.random.default_rng(np.random.SeedSequence(seed))
+        self._order, self._sequence = random.permutation(d), qmc.Sobol(d, rng=random)
+        self._reading = threading.Lock()
+
+    def points(self, start: int, stop: int) -> Tensor:
+        """Points number ``start`` to ``stop``: ``(m, d)``, float64."""
+        with self._reading:
+            if start < self._sequence.num_generated:
+                self._sequence.reset()
+            if start > self._sequence.num_generated:
+                self._sequence.fast_forward(start - self._sequence.num_generated)
+            parts = (1, stop - 1) if start == 0 else (stop - start,)  # one point, lest SciPy warn of an uneven number
+            found = np.concatenate([self._sequence.random(n) for n in parts if n])
+        return torch.from_numpy(found[:, self._order])
+
+
+@functools.lru_cache(maxsize=2)
+def sobol_sequence(seed: int, d: int) -> SobolSequence:
+    """The sequence of a seed; to begin one takes longer than to draw from it."""
+    return SobolSequence(seed, d)
 
 
 def most_sobol_dimensions() -> int:
@@ -83,11 +97,6 @@ def most_sobol_dimensions() -> int:
     from scipy.stats import qmc
 
     return int(qmc.Sobol.MAXDIM)
-
-
-def sobol_slab(d: int) -> int:
-    """How many blocks of points are drawn together: a power of two, for drawing takes as long as beginning to."""
-    return int(2 ** max(0, math.floor(math.log2(SLAB_NUMBERS / (BLOCK * d)))))
 
 
 @functools.lru_cache(maxsize=16)
@@ -193,8 +202,7 @@ class MaskBank:
         cells = self.size if self.grid is None else self.grid
         pairs, d = self.sampling == "antithetic", math.prod(cells)
         if self.sampling == "sobol" and d <= most_sobol_dimensions():
-            slab, within = divmod(block, sobol_slab(d))
-            drawn = sobol_points(self.seed, slab, d)[within * BLOCK : (within + 1) * BLOCK]
+            drawn = sobol_sequence(self.seed, d).points(block * BLOCK, (block + 1) * BLOCK)
         else:
             drawn = torch.rand((BLOCK // 2 if pairs else BLOCK, d), generator=generator)
         reaches = [-(-length // s) for length, s in zip(self.size, cells, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -85,7 +86,8 @@ def removal_scores(
     def changed(sample: Tensor, removal: Tensor) -> list[Tensor]:
         made = [each.new_empty(len(sample), *each.shape[1:]) for each in inputs]
         done = 0
-        for row, n in zip(*(each.tolist() for each in sample.unique_consecutive(return_counts=True)), strict=True):
+        for row, together in itertools.groupby(sample.tolist()):
+            n = len(list(together))
             here, alone = slice(done, done + n), slice(row, row + 1)
             gone = torch.split(removed(row, removal[here]), sizes, 1)
             for each, absent, away, out in zip(inputs, own, gone, made, strict=True):

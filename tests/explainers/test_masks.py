@@ -20,8 +20,8 @@ from pnpxai.explainers._masks import (
     SAMPLINGS,
     MaskBank,
     MaskChunk,
+    SobolSequence,
     mask_grid,
-    sobol_slab,
     upsample,
 )
 from pnpxai.explainers._seeds import generator_for
@@ -175,11 +175,24 @@ def test_seeds_differ_in_which_cells_go_together() -> None:
 
 @pytest.mark.parametrize("d", [5, 49, 20_000])
 def test_sobol_points_are_those_of_one_sequence(d: int) -> None:
-    n = 3 * BLOCK * sobol_slab(d)
-    random = np.random.default_rng(np.random.SeedSequence(4))
-    order, sequence = random.permutation(d), qmc.Sobol(d, rng=random)
+    n = 3 * BLOCK
+    expected = shuffled_sobol_points(4, d, n)
     bits = MaskBank((d,), None, 0.3, 4, "sobol").draw_bits(0, n)[0]
-    assert np.array_equal(bits.numpy(), sequence.random_base2(math.ceil(math.log2(n)))[:n, order] < 0.3)
+    assert np.array_equal(bits.numpy(), expected < 0.3)
+
+
+def test_a_sobol_sequence_is_read_from_anywhere(recwarn: pytest.WarningsRecorder) -> None:
+    expected, sequence = shuffled_sobol_points(4, 7, 100), SobolSequence(4, 7)
+    for start, stop in [(30, 33), (33, 100), (0, 1), (0, 5), (5, 6), (5, 64), (99, 100)]:
+        assert np.array_equal(sequence.points(start, stop).numpy(), expected[start:stop])
+    assert not recwarn.list
+
+
+def shuffled_sobol_points(seed: int, d: int, n: int) -> Any:
+    """By SciPy alone, in one draw."""
+    random = np.random.default_rng(np.random.SeedSequence(seed))
+    order, sequence = random.permutation(d), qmc.Sobol(d, rng=random)
+    return sequence.random_base2(math.ceil(math.log2(n)))[:n, order]
 
 
 def test_keys_name_unrelated_streams() -> None:
