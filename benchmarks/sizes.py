@@ -40,8 +40,9 @@ CHUNK = 8
 """Samples that go through the network at once."""
 WIDTH = 8
 """Channels of the network's first stage."""
-LINEAR, FLAT = 1.1, 1.1
-"""The largest exponent that counts as linear, and how many times the least the most may be to count as flat."""
+LINEAR, FLAT, ALIKE = 1.1, 1.1, 0.1
+"""The largest exponent that counts as linear, how many times the least the most may be to count as flat, and the
+largest exponent of time over bare passes with which it counts as growing as they do."""
 
 
 @dataclass(frozen=True)
@@ -258,31 +259,31 @@ class Growth:
 
     Attributes:
         time: the exponent of seconds.
+        bare: of those of bare passes.
+        over: of the ratio of the two, which a machine that is slower at one size leaves as it is.
         end: the same from the last size but one to the last.
-        bare: of bare passes.
         memory: of megabytes.
-        time_spread: of seconds.
         memory_spread: of megabytes.
     """
 
     time: float
-    end: float
     bare: float
+    over: float
+    end: float
     memory: float
-    time_spread: float
     memory_spread: float
 
 
 def growth(factor: str, costs: Mapping[int, Cost]) -> Growth:
     """The figures for the values of one size; images are counted in pixels."""
     against = [each**2 if factor == "side" else each for each in costs]
-    taken, memory = [each.seconds for each in costs.values()], counted([each.memory for each in costs.values()])
+    over, memory = [each.ratio for each in costs.values()], counted([each.memory for each in costs.values()])
     return Growth(
-        slope(against, taken),
-        slope(against[-2:], taken[-2:]),
+        slope(against, [each.seconds for each in costs.values()]),
         slope(against, [each.bare for each in costs.values()]),
+        slope(against, over),
+        slope(against[-2:], over[-2:]),
         slope(against, memory),
-        flatness(taken),
         flatness(memory),
     )
 
@@ -319,9 +320,10 @@ def growth_rows(found: Found) -> list[list[str]]:
                 method,
                 UNITS[factor],
                 f"{each.time:.2f}",
-                f"{each.end:.2f}",
                 f"{each.bare:.2f}",
-                manner(max(each.time, each.end), each.time_spread),
+                f"{each.over:.2f}",
+                f"{each.end:.2f}",
+                "as passes" if max(each.over, each.end) <= ALIKE else "steeper",
                 f"{min(memory):.1f}",
                 f"{max(memory):.1f}",
                 f"{each.memory_spread:.2f}",
@@ -334,8 +336,8 @@ def growth_rows(found: Found) -> list[list[str]]:
 
 def page(found: Found, plan: Plan, taken: float) -> list[str]:
     """The measured tables as lines of Markdown."""
-    growths = ["method", "size", "exponent of time", "at the large end", "of bare passes", "time is"]
-    growths += ["least MB", "most MB", "most by least", "exponent of memory", "memory is"]
+    growths = ["method", "size", "exponent of time", "of bare passes", "of the ratio", "at the large end"]
+    growths += ["time grows", "least MB", "most MB", "most by least", "exponent of memory", "memory is"]
     points = ["method", "size", "value", "passes", "seconds", "ms a pass", "over a bare pass", "MB above bare passes"]
     points += ["MB with its own chunk"]
     bases = "; ".join(
@@ -354,8 +356,9 @@ def page(found: Found, plan: Plan, taken: float) -> list[str]:
         "![Time and memory against each size](sizes.png)",
         "",
         "The exponent is `b` of `cost = a · size^b`, by least squares over all sizes, and from the last but one to "
-        f"the last. Up to {LINEAR} it counts as linear; what changes by up to {FLAT} times in all counts as flat; less "
-        "than 1 MB is taken as 1.",
+        "the last. Time grows as passes, whose number is linear in masks and images, where the exponent of its ratio "
+        f"to theirs, which take turns with it, is up to {ALIKE}. Memory that changes by up to {FLAT} times in all "
+        f"counts as flat, else an exponent up to {LINEAR} as linear; less than 1 MB is taken as 1.",
         "",
         *table(growths, growth_rows(found)),
         "",
