@@ -3,8 +3,8 @@
 RISE and AbPC on a small convolutional network with random weights, whose passes are cheap, so that what a method adds
 to them shows. One size changes at a time, and the chunk stays the same. Each point is two processes of their own, one
 thread each. In the first a call and as many bare passes at the same chunk take turns; the figures are medians. The
-second takes the peak of resident memory above that of bare passes at the same chunk, with small
-allocations returned to the system at once, and then that of a call that finds its own chunk.
+second takes the peak of resident memory above that of bare passes at the same chunk, with all but small allocations
+returned to the system at once, and then that of a call that finds its own chunk.
 """
 
 from __future__ import annotations
