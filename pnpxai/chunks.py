@@ -21,17 +21,16 @@ from pnpxai.errors import PnPXAIError
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-ACTIVATION_BYTES, ON_CPU = 320 * 2**20, 160 * 2**20
-"""What one chunk's activations may take by the rule of `default_chunk_size`; with more on a CPU,
-the first layers' outputs have their memory mapped anew in each pass, see `pnpxai.allocator`."""
+ACTIVATION_BYTES = 320 * 2**20
+"""What one chunk's activations may take by the rule of `default_chunk_size`."""
 ACTIVATIONS_PER_INPUT = 64
 """How many times an input's size its activations are taken to be."""
 LARGEST_CHUNK = 256
-ROOM = 8
+ROOM = 4
 """How many times the rule's chunk is tried at most on the CPU, where nothing says that memory is short."""
 TIMED_BYTES = 2**13
 """Samples of fewer bytes go by the rule: their passes are too short to be timed well."""
-WORTH_TIMING = 128
+WORTH_TIMING = 64
 """How many of the rule's chunks are asked about before a trial pays."""
 REPEATS, ROUNDS, FINALS = 3, 2, 6
 """How often a size is timed in a row, how often those that may be the fastest are timed in turn, and how often of these
@@ -51,9 +50,8 @@ _asked: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def default_chunk_size(inputs: Sequence[Tensor]) -> int:
-    """How many samples go through the model at once by rule of thumb: as many as fit `ACTIVATION_BYTES` (`ON_CPU`)."""
-    room = ON_CPU if inputs[0].device.type == "cpu" else ACTIVATION_BYTES
-    return max(1, min(LARGEST_CHUNK, round(room / (ACTIVATIONS_PER_INPUT * max(sample_bytes(inputs), 1)))))
+    """How many samples go through the model at once by rule of thumb: as many as fit `ACTIVATION_BYTES`."""
+    return max(1, min(LARGEST_CHUNK, round(ACTIVATION_BYTES / (ACTIVATIONS_PER_INPUT * max(sample_bytes(inputs), 1)))))
 
 
 def sample_bytes(inputs: Sequence[Tensor]) -> int:
