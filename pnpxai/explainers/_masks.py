@@ -62,7 +62,7 @@ def mask_grid(inputs: Tensor, grid_size: int | Sequence[int]) -> tuple[int, ...]
 
 
 class SobolSequence:
-    """A scrambled Sobol sequence in ``d`` dimensions, which goes on where it was read last, or begins anew.
+    """A scrambled Sobol sequence in ``d`` dimensions, read block by block; one that is not the next costs more.
 
     The scrambling leaves which cells go together as it is, at ``p_keep`` of .5; which cell is which is shuffled, too.
     """
@@ -72,24 +72,31 @@ class SobolSequence:
 
         random = np.random.default_rng(np.random.SeedSequence(seed))
         self._order, self._sequence = random.permutation(d), qmc.Sobol(d, rng=random)
-        self._reading = threading.Lock()
+        self._next: int | None = 0
 
-    def points(self, start: int, stop: int) -> Tensor:
-        """Points number ``start`` to ``stop``: ``(m, d)``, float64."""
-        with self._reading:
-            if start < self._sequence.num_generated:
-                self._sequence.reset()
-            if start > self._sequence.num_generated:
-                self._sequence.fast_forward(start - self._sequence.num_generated)
-            parts = (1, stop - 1) if start == 0 else (stop - start,)  # one point, lest SciPy warn of an uneven number
-            found = np.concatenate([self._sequence.random(n) for n in parts if n])
-        return torch.from_numpy(found[:, self._order])
+    def block(self, number: int) -> Tensor:
+        """The points of one block: ``(BLOCK, d)``, float64."""
+        at, self._next = self._next, None  # whatever an interruption leaves begins anew
+        if at is None or number < at:
+            self._sequence.reset()
+            at = 0
+        if number > at:
+            self._sequence.fast_forward((number - at) * BLOCK)
+        points = self._sequence.random(BLOCK)
+        self._next = number + 1
+        return torch.from_numpy(points[:, self._order])
+
+
+@functools.lru_cache(maxsize=4)
+def _sequence(seed: int, d: int, thread: int) -> SobolSequence:
+    """A thread's own, for reading moves it; to begin one takes longer than to draw from it."""
+    return SobolSequence(seed, d)
 
 
 @functools.lru_cache(maxsize=2)
-def sobol_sequence(seed: int, d: int) -> SobolSequence:
-    """The sequence of a seed; to begin one takes longer than to draw from it."""
-    return SobolSequence(seed, d)
+def sobol_block(seed: int, number: int, d: int) -> Tensor:
+    """The points of one block of a seed's sequence: ``(BLOCK, d)``, float64; not to be changed."""
+    return _sequence(seed, d, threading.get_ident()).block(number)
 
 
 def most_sobol_dimensions() -> int:
@@ -202,7 +209,7 @@ class MaskBank:
         cells = self.size if self.grid is None else self.grid
         pairs, d = self.sampling == "antithetic", math.prod(cells)
         if self.sampling == "sobol" and d <= most_sobol_dimensions():
-            drawn = sobol_sequence(self.seed, d).points(block * BLOCK, (block + 1) * BLOCK)
+            drawn = sobol_block(self.seed, block, d)
         else:
             drawn = torch.rand((BLOCK // 2 if pairs else BLOCK, d), generator=generator)
         reaches = [-(-length // s) for length, s in zip(self.size, cells, strict=True)]

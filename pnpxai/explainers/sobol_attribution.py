@@ -19,7 +19,7 @@ from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._by_feature import ByFeature, further_by_feature, searched_without
 from pnpxai.explainers._mask_sums import as_maps
 from pnpxai.explainers._masked_scores import exact_device, finite
-from pnpxai.explainers._masks import mask_grid, most_sobol_dimensions, sobol_sequence
+from pnpxai.explainers._masks import BLOCK, mask_grid, most_sobol_dimensions, sobol_block
 from pnpxai.feature_masks import FeatureMask, FeatureMaskFunction
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, OrNone, WholeWithin
@@ -194,7 +194,9 @@ class Designs:
 
     def draw(self, start: int, stop: int) -> Tensor:
         """Points number ``start`` to ``stop``, ``A`` and beside it ``B``: ``(m, 2, d)``, float64."""
-        return sobol_sequence(self.seed, 2 * self.d).points(start, stop).reshape(-1, 2, self.d)
+        first, last = start // BLOCK, -(-stop // BLOCK)
+        points = torch.cat([sobol_block(self.seed, each, 2 * self.d) for each in range(first, last)])
+        return points[start - first * BLOCK : stop - first * BLOCK].reshape(-1, 2, self.d)
 
     def masks(self, points: Tensor, numbers: Tensor) -> Tensor:
         """The masks ``(m, *size)`` of some questions; number ``j·(d + 2) + k`` asks ``A_j``, ``B_j``, ``C_j`` by cell.

@@ -144,9 +144,9 @@ def perturbation_curves(
     last = torch.cat([top, torch.full_like(bottom, f)])
     rank = ranks(values, seed)
 
-    def removed(sample: int, removal: Tensor) -> Tensor:
-        places = rank[sample]
-        return (places >= first[removal, None]) & (places < last[removal, None])
+    def removed(rows: slice | Tensor, removals: Tensor) -> Tensor:
+        places = rank[rows][:, None]
+        return (places >= first[removals, None]) & (places < last[removals, None])
 
     start, end = (each[:, None] for each in ends)
     scores = start[:, :0]

@@ -1,39 +1,61 @@
-"""Inputs with some of their features removed, built by index, and the model's scores of them."""
+"""Inputs with some of their features removed, and the model's scores of them."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from pnpxai.baselines import Baseline, baseline_for
+from pnpxai.chunks import sample_bytes
 from pnpxai.errors import ModelError
 from pnpxai.forward import Request
 from pnpxai.outputs import Score, TargetFunction, select
 from pnpxai.postprocess import channel_axis, n_features
 from pnpxai.targets import Target
 
+COPIED_BYTES = 2**13
+"""Samples of fewer bytes are copied for each removal, which takes less than to go through them one by one."""
 
-def remove(sample: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int | None, out: Tensor) -> Tensor:
-    """An input with the baseline's values where features are removed, in all their channels.
+
+def remove(inputs: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int | None, out: Tensor) -> Tensor:
+    """Each input with the baseline's values where features are removed, in all their channels.
 
     Args:
-        sample: ``(1, …)``.
-        baseline: of its shape.
-        removed: ``(m, f)``, true where a feature is removed.
-        channel_dim: the input's channels; None for none.
-        out: ``(m, …)``, where it is written to.
+        inputs: ``(n, …)``.
+        baseline: of their shape.
+        removed: ``(n, m, f)``, or ``(1, m, f)`` for all inputs, true where a feature is removed.
+        channel_dim: the inputs' channels; None for none.
+        out: ``(n · m, …)``, where it is written to, an input after the other.
 
     Example:
-        >>> x, gone = torch.ones(1, 2, 3), torch.tensor([[True, False, False], [True, False, True]])
+        >>> x, gone = torch.ones(1, 2, 3), torch.tensor([[[True, False, False], [True, False, True]]])
         >>> remove(x, torch.zeros(1, 2, 3), gone, 1, torch.empty(2, 2, 3)).tolist()
         [[[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]], [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]]
     """
-    axis = channel_axis(channel_dim, sample.ndim)
-    shape = [1 if each == axis else size for each, size in enumerate(out.shape)]
-    return torch.where(removed.reshape(shape), baseline, sample, out=out)
+    axis = channel_axis(channel_dim, inputs.ndim)
+    shape = [1 if each == axis else size for each, size in enumerate(inputs.shape)][1:]
+    gone = removed.reshape(*removed.shape[:2], *shape)
+    apart = out.view(len(inputs), removed.shape[1], *inputs.shape[1:])
+    torch.where(gone, baseline[:, None], inputs[:, None], out=apart)
+    return out
+
+
+def rectangles(start: int, stop: int, n_each: int) -> list[tuple[slice, slice]]:
+    """Items in a row, ``n_each`` of every sample, as few samples times few of their items.
+
+    Example:
+        >>> rectangles(2, 7, 4)
+        [(slice(0, 1, None), slice(2, 4, None)), (slice(1, 2, None), slice(0, 3, None))]
+    """
+    (first, begun), (last, left) = divmod(start, n_each), divmod(stop, n_each)
+    if first == last:
+        return [(slice(first, first + 1), slice(begun, left))]
+    whole = first + (begun > 0)
+    found = [(slice(first, whole), slice(begun, n_each)), (slice(whole, last), slice(0, n_each))]
+    found.append((slice(last, last + 1), slice(0, left)))
+    return [(rows, items) for rows, items in found if rows.start < rows.stop and items.start < items.stop]
 
 
 def baselines(request: Request, baseline_fn: Baseline, channel_dim: int | None) -> Tensor:
@@ -60,7 +82,7 @@ def removal_scores(
     request: Request,
     baseline: Tensor,
     n_removals: int,
-    removed: Callable[[int, Tensor], Tensor],
+    removed: Callable[[slice | Tensor, Tensor], Tensor],
     channel_dim: int | None,
     score: Score,
 ) -> Tensor:
@@ -70,7 +92,8 @@ def removal_scores(
         request: what is scored.
         baseline: the values of removed features, as of `baselines`.
         n_removals: removals of each input.
-        removed: from the number of an input and those of removals ``(m,)`` to what is removed ``(m, f)``.
+        removed: from numbers of k inputs, and of removals ``(1, m)`` or ``(k, m)``, to what is removed ``(k, m, f)``,
+            or ``(1, m, f)`` where it is the same for all of them.
         channel_dim: the inputs' channels; None for none.
         score: what is read from the outputs.
 
@@ -83,19 +106,34 @@ def removal_scores(
     inputs = request.inputs
     own, sizes = _apart(baseline, inputs), [n_features(each, channel_dim) for each in inputs]
 
-    def changed(sample: Tensor, removal: Tensor) -> list[Tensor]:
-        made = [each.new_empty(len(sample), *each.shape[1:]) for each in inputs]
-        done = 0
-        for row, together in itertools.groupby(sample.tolist()):
-            n = len(list(together))
-            here, alone = slice(done, done + n), slice(row, row + 1)
-            gone = torch.split(removed(row, removal[here]), sizes, 1)
+    def build(start: int, stop: int) -> list[Tensor]:
+        made, done = [_room(each, stop - start) for each in inputs], 0
+        for rows, removals in portions(start, stop):
+            gone = torch.split(removed(rows, removals), sizes, 2)
             for each, absent, away, out in zip(inputs, own, gone, made, strict=True):
-                remove(each[alone], absent[alone], away, channel_dim, out[here])
+                given = each[rows]
+                n = len(given) * removals.shape[1]
+                remove(given, absent[rows], away, channel_dim, out[done : done + n])
             done += n
         return made
 
-    return _finite_scores(request, n_removals, changed, score)
+    def portions(start: int, stop: int) -> list[tuple[slice | Tensor, Tensor]]:
+        item = torch.arange(start, stop, device=inputs[0].device)
+        if sample_bytes(inputs) < COPIED_BYTES:
+            return [(item // n_removals, item[:, None] % n_removals)]
+        found = rectangles(start, stop, n_removals)
+        return [(rows, torch.arange(each.start, each.stop, device=item.device)[None]) for rows, each in found]
+
+    return _finite_scores(request, n_removals, build, score)
+
+
+def _room(inputs: Tensor, n: int) -> Tensor:
+    """Memory for so many samples, in the order of the inputs' own."""
+    order = torch.contiguous_format
+    for ndim, channels_last in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if inputs.ndim == ndim and not inputs.is_contiguous() and inputs.is_contiguous(memory_format=channels_last):
+            order = channels_last
+    return torch.empty((n, *inputs.shape[1:]), dtype=inputs.dtype, device=inputs.device, memory_format=order)
 
 
 def baseline_scores(request: Request, baseline: Tensor, score: Score) -> Tensor:
@@ -105,19 +143,15 @@ def baseline_scores(request: Request, baseline: Tensor, score: Score) -> Tensor:
         ModelError: the model returns NaN or infinity for one of them.
     """
     own = _apart(baseline, request.inputs)
-    return _finite_scores(request, 1, lambda sample, _: [each[sample] for each in own], score).squeeze(1)
+    return _finite_scores(request, 1, lambda start, stop: [each[start:stop] for each in own], score).squeeze(1)
 
 
-def _finite_scores(
-    request: Request, n_each: int, changed: Callable[[Tensor, Tensor], list[Tensor]], score: Score
-) -> Tensor:
-    """Scores ``(n, n_each)`` of inputs changed by the numbers of samples and of changes, both ``(m,)``."""
+def _finite_scores(request: Request, n_each: int, changed: Callable[[int, int], list[Tensor]], score: Score) -> Tensor:
+    """Scores ``(n, n_each)`` of changed inputs, which are made by their numbers: from which on, and before which."""
     device, kept = request.inputs[0].device, list[Tensor]()
 
     def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
-        item = torch.arange(start, stop, device=device)
-        sample = item // n_each
-        return changed(sample, item % n_each), sample
+        return changed(start, stop), torch.arange(start, stop, device=device) // n_each
 
     def consume(start: int, stop: int, outputs: Tensor) -> None:
         sample = torch.arange(start, stop, device=outputs.device) // n_each

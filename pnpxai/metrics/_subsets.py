@@ -138,7 +138,7 @@ class SubsetRemovals(Measurement):
             request,
             baselines(request, self.baseline_fn, self.channel_dim),
             self.n_perturbations,
-            lambda sample, removal: subsets[removal][:, cells],
+            lambda _, removals: subsets[removals][..., cells],
             self.channel_dim,
             self.score,
         )

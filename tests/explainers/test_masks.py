@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -181,11 +183,43 @@ def test_sobol_points_are_those_of_one_sequence(d: int) -> None:
     assert np.array_equal(bits.numpy(), expected < 0.3)
 
 
-def test_a_sobol_sequence_is_read_from_anywhere(recwarn: pytest.WarningsRecorder) -> None:
-    expected, sequence = shuffled_sobol_points(4, 7, 100), SobolSequence(4, 7)
-    for start, stop in [(30, 33), (33, 100), (0, 1), (0, 5), (5, 6), (5, 64), (99, 100)]:
-        assert np.array_equal(sequence.points(start, stop).numpy(), expected[start:stop])
-    assert not recwarn.list
+def test_blocks_of_a_sobol_sequence_are_read_in_any_order() -> None:
+    expected, sequence = shuffled_sobol_points(4, 7, 8 * BLOCK), SobolSequence(4, 7)
+    for number in (2, 3, 3, 0, 1, 7, 0):
+        assert np.array_equal(sequence.block(number).numpy(), expected[number * BLOCK : (number + 1) * BLOCK])
+
+
+@pytest.mark.parametrize("what", ["random", "fast_forward"])
+def test_a_sobol_sequence_whose_reading_was_interrupted_begins_anew(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, sequence = shuffled_sobol_points(4, 7, 4 * BLOCK), SobolSequence(4, 7)
+    sequence.block(0)
+    engine = sequence._sequence
+    done = getattr(engine, what)
+
+    def interrupted(n: int) -> None:
+        done(n)
+        engine.num_generated -= n  # as between what SciPy does and where it writes that down
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, what, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sequence.block(2)
+    assert np.array_equal(sequence.block(3).numpy(), expected[3 * BLOCK :])
+
+
+def test_threads_do_not_read_on_from_each_others_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, draw = MaskBank((49,), None, 0.5, 11, "sobol"), qmc.Sobol.random
+    alone = bank.draw_bits(0, 8 * BLOCK)[0]
+
+    def slowly(sequence: Any, n: int) -> Any:
+        time.sleep(0.001)  # others go on meanwhile
+        return draw(sequence, n)
+
+    monkeypatch.setattr(qmc.Sobol, "random", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda _: torch.cat([bank.draw_block(i)[0] for i in range(8)]), range(8)))
+    assert all(torch.equal(each, alone) for each in together)
 
 
 def shuffled_sobol_points(seed: int, d: int, n: int) -> Any:

@@ -15,6 +15,7 @@ from pnpxai.errors import InputError, ModelError, ParameterError, TargetError, U
 from pnpxai.forward import count_forwards
 from pnpxai.metrics import AbPC, Deletion, Insertion, LeRF, MoRF
 from pnpxai.metrics._curves import ranks, removal_counts
+from pnpxai.metrics._removal import rectangles
 from tests.metrics.oracles import linear_model, slow_curve, tie_order, trapezoid
 from tests.nets import MLP, TinyTransformer, VGGLike, batch, seeded
 
@@ -317,3 +318,28 @@ def test_each_of_several_inputs_keeps_its_precision() -> None:
     assert set(asked) == {(torch.float32, torch.float64)}
     close(curves.morf, [[6.0, 3.0, 1.0, 0.0]])
     close(curves.lerf, [[6.0, 5.0, 3.0, 0.0]])
+
+
+@given(st.integers(0, 30), st.integers(1, 30), st.integers(1, 9))
+def test_rectangles_are_the_items_in_their_order(start: int, n: int, n_each: int) -> None:
+    found = rectangles(start, start + n, n_each)
+    items = [i * n_each + j for rows, each in found for i in range(rows.start, rows.stop) for j in _numbers(each)]
+    assert items == list(range(start, start + n))
+    assert len(found) <= 3
+
+
+def _numbers(each: slice) -> range:
+    return range(each.start, each.stop)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_what_has_features_removed_keeps_the_order_of_the_inputs(order: torch.memory_format) -> None:
+    asked = []
+
+    def model(x: Tensor) -> Tensor:
+        asked.append(x.is_contiguous(memory_format=order))
+        return x.flatten(1)[:, :2]
+
+    x = batch(2, 3, 40, 50).to(memory_format=order)
+    AbPC(model).evaluate(x, 0, torch.rand(2, 40, 50, generator=torch.Generator().manual_seed(0)))
+    assert set(asked) == {True}
