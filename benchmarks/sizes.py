@@ -1,10 +1,10 @@
 """What cost does as sizes grow: ``python -m benchmarks.sizes``.
 
 RISE and AbPC on a small convolutional network with random weights, whose passes are cheap, so that what a method adds
-to them shows. One size changes at a time, and the chunk stays the same. Each point is two processes of their own, one
-thread each. In the first a call and as many bare passes at the same chunk take turns; the figures are medians. The
-second takes the peak of resident memory above that of bare passes at the same chunk, with all but small allocations
-returned to the system at once, and then that of a call that finds its own chunk.
+to them shows. One size changes at a time, and the chunk and its layout stay the same. Each point is two processes of
+their own, one thread each. In the first a call and as many bare passes at the same chunk take turns; the figures are
+medians. The second takes the peak of resident memory above that of bare passes at the same chunk, with all but small
+allocations returned to the system at once, and then that of a call that finds its own chunk and layout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -188,9 +188,14 @@ def prepared(point: Point) -> tuple[nn.Module, Callable[[], object]]:
     return model, METHODS[point.method](model, images(point.batch, point.side), point)
 
 
-def chunks_given() -> contextlib.AbstractContextManager[object]:
-    """Chunks of `CHUNK` inside the block."""
-    return mock.patch("pnpxai.forward._request.chunk_size_for", return_value=CHUNK)
+@contextlib.contextmanager
+def chunks_given() -> Iterator[None]:
+    """Chunks of `CHUNK` in plain order inside the block, without a trial of others."""
+    with (
+        mock.patch("pnpxai.forward._request.chunk_size_for", return_value=CHUNK),
+        mock.patch("pnpxai.forward._request.channels_last_for", return_value=False),
+    ):
+        yield
 
 
 def timed(point: Point, n_runs: int) -> dict[str, float]:
