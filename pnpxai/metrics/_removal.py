@@ -143,11 +143,11 @@ def baseline_scores(request: Request, baseline: Tensor, score: Score) -> Tensor:
         ModelError: the model returns NaN or infinity for one of them.
     """
     own = _apart(baseline, request.inputs)
-    return _finite_scores(request, 1, lambda start, stop: [each[start:stop] for each in own], score).squeeze(1)
+    return _finite_scores(request, 1, lambda start, stop: [each[start:stop].clone() for each in own], score).squeeze(1)
 
 
 def _finite_scores(request: Request, n_each: int, changed: Callable[[int, int], list[Tensor]], score: Score) -> Tensor:
-    """Scores ``(n, n_each)`` of changed inputs, which are made by their numbers: from which on, and before which."""
+    """Scores ``(n, n_each)`` of changed inputs, made anew by their numbers: from which on, and before which."""
     device, kept = request.inputs[0].device, list[Tensor]()
 
     def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:

@@ -343,3 +343,15 @@ def test_what_has_features_removed_keeps_the_order_of_the_inputs(order: torch.me
     x = batch(2, 3, 40, 50).to(memory_format=order)
     AbPC(model).evaluate(x, 0, torch.rand(2, 40, 50, generator=torch.Generator().manual_seed(0)))
     assert set(asked) == {True}
+
+
+def test_a_model_that_writes_into_its_inputs_gets_copies() -> None:
+    def model(x: Tensor) -> Tensor:
+        scores = torch.stack([(x * torch.arange(1.0, 6.0)).sum(1), x[:, 0] * 0], 1)
+        x.fill_(7.0)
+        return scores
+
+    x, maps = torch.tensor([[1.0, 2.0, -1.0, 0.5, 4.0]]), torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0]])
+    curves = MoRF(model, n_steps=5, score="logit", baseline_fn=0.5).curves(x, 0, maps)
+    close(curves.morf, [[24.0, 23.5, 20.5, 25.0, 25.0, 7.5]])  # 1 + 4 - 3 + 2 + 20, and what .5 puts in their place
+    assert x.tolist() == [[1.0, 2.0, -1.0, 0.5, 4.0]]
