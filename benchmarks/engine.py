@@ -54,8 +54,8 @@ MEGABYTES, FLAT = 200, 1.1
 """Most memory above bare passes, and how many times as much ten times the masks may take."""
 ALIKE = 0.98
 """Least rank correlation of a map by bfloat16 with that by float32."""
-SETTLED = 600
-"""Samples after which the chunk size is known, with those of its trial."""
+SETTLED = 900
+"""Samples after which the chunk size is known, also where some of them are asked about one by one."""
 LOG = RESULTS / "engine.jsonl"
 
 
