@@ -2,7 +2,8 @@
 
 Seconds to import it, in fresh processes that take turns with those that import torch or captum alone. And microseconds
 of one call on tiny networks, the target given, in turns with captum's equivalent; where captum has none, with the same
-written out by hand. Medians; the difference is the median over the pairs of calls.
+written out by hand. Medians; the difference is the median over the pairs of calls. All explainers take turns in rounds,
+and the quicker half of the rounds counts, for others on the same machine may make everything twice as slow for a while.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from captum import attr
@@ -41,8 +43,8 @@ from pnpxai.tuning._problem import versions
 
 IMPORTS = ("torch", "captum.attr", "pnpxai")
 N_IMPORTS = 7
-N_CALLS = 300
-N_WARM = 20
+N_ROUNDS, N_CALLS = 40, 15
+"""Rounds, and calls of each explainer in one."""
 AIM = 1000.0
 """Microseconds above captum."""
 IMPORT_AIM = 1.0
@@ -210,11 +212,25 @@ class Compared:
         return cls(statistics.median(ours), statistics.median(theirs), statistics.median(differences), quickest)
 
 
-def compared(peer: Peer, model: nn.Module, x: Tensor, n_calls: int) -> Compared:
-    """One explainer against its equivalent."""
-    ours, theirs = functools.partial(peer.ours, model, x), functools.partial(peer.theirs, model, x)
-    taken = [(microseconds(ours), microseconds(theirs)) for _ in range(N_WARM + n_calls)][N_WARM:]
-    return Compared.of([a for a, _ in taken], [b for _, b in taken])
+Round: TypeAlias = list[list[tuple[float, float]]]
+"""For each explainer its calls in turn with its equivalent's, in microseconds."""
+
+
+def compared(pairs: Sequence[tuple[Peer, nn.Module, Tensor]], n_rounds: int) -> list[Compared]:
+    """Explainers against their equivalents, in rounds; a first one warms up."""
+    calls = [(functools.partial(peer.ours, *each), functools.partial(peer.theirs, *each)) for peer, *each in pairs]
+    rounds: list[Round] = [
+        [[(microseconds(ours), microseconds(theirs)) for _ in range(N_CALLS)] for ours, theirs in calls]
+        for _ in range(1 + n_rounds)
+    ]
+    return [Compared.of(*zip(*each, strict=True)) for each in quicker_half(rounds[1:])]
+
+
+def quicker_half(rounds: Sequence[Round]) -> Round:
+    """The calls of the rounds that took less, together."""
+    ordered = sorted(rounds, key=lambda each: sum(sum(map(sum, calls)) for calls in each))
+    kept = ordered[: -(-len(rounds) // 2)]
+    return [[call for calls in each for call in calls] for each in zip(*kept, strict=True)]
 
 
 def import_seconds(name: str) -> float:
@@ -296,17 +312,13 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # captum's, at each input that does not ask for a gradient
     start = time.perf_counter()
-    n_calls = 10 if arguments.quick else N_CALLS
-    calls = []
-    for title, (model, x) in subjects().items():
-        for peer in fitting(x):
-            if arguments.profile:
-                print(title, peer.name, profiled(peer, model, x, n_calls), sep="\n", flush=True)
-                continue
-            calls.append(call_row(title, peer, compared(peer, model, x, n_calls)))
-            print(calls[-1], flush=True)
+    pairs = [(title, peer, model, x) for title, (model, x) in subjects().items() for peer in fitting(x)]
     if arguments.profile:
+        for title, peer, model, x in pairs:
+            print(title, peer.name, profiled(peer, model, x, N_CALLS), sep="\n", flush=True)
         return
+    found = compared([(peer, model, x) for _, peer, model, x in pairs], 1 if arguments.quick else N_ROUNDS)
+    calls = [call_row(title, peer, each) for (title, peer, *_), each in zip(pairs, found, strict=True)]
     lines = page(import_rows(imported(1 if arguments.quick else N_IMPORTS)), calls, time.perf_counter() - start)
     print("\n".join(lines))
     if not arguments.dry:

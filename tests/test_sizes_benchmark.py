@@ -142,6 +142,18 @@ def test_medians_of_calls_and_of_pairs() -> None:
     assert found == overhead.Compared(9.0, 2.0, 4.0, 4.0)  # the differences are 4, 7 and 1
 
 
+@pytest.mark.filterwarnings("ignore:Input Tensor 0")
+def test_the_quicker_half_of_the_rounds_counts() -> None:
+    slow, quick, middle = ([[(k * 1.0, k * 2.0)], [(k * 3.0, k * 4.0), (k * 5.0, k * 6.0)]] for k in (9, 1, 2))
+    assert overhead.quicker_half([slow, quick, middle]) == [
+        [(1.0, 2.0), (2.0, 4.0)],
+        [(3.0, 4.0), (5.0, 6.0), (6.0, 8.0), (10.0, 12.0)],
+    ]
+    (found,) = overhead.compared([(overhead.PEERS[0], *overhead.subjects()["MLP"])], 1)
+    assert found.theirs > 0
+    assert found.ours > 0
+
+
 def test_the_page_of_imports_and_calls() -> None:
     taken = {"torch": [1.0, 3.0, 2.0], "captum.attr": [2.5] * 3, "pnpxai": [2.8, 2.9, 3.2]}
     peer = overhead.PEERS[0]
