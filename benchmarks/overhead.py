@@ -315,7 +315,7 @@ def main() -> None:
     pairs = [(title, peer, model, x) for title, (model, x) in subjects().items() for peer in fitting(x)]
     if arguments.profile:
         for title, peer, model, x in pairs:
-            print(title, peer.name, profiled(peer, model, x, N_CALLS), sep="\n", flush=True)
+            print(title, peer.name, profiled(peer, model, x, N_ROUNDS * N_CALLS), sep="\n", flush=True)
         return
     found = compared([(peer, model, x) for _, peer, model, x in pairs], 1 if arguments.quick else N_ROUNDS)
     calls = [call_row(title, peer, each) for (title, peer, *_), each in zip(pairs, found, strict=True)]

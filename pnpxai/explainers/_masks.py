@@ -99,6 +99,7 @@ def sobol_block(seed: int, number: int, d: int) -> Tensor:
     return _sequence(seed, d, threading.get_ident()).block(number)
 
 
+@functools.cache
 def most_sobol_dimensions() -> int:
     """How many dimensions SciPy's Sobol sequence has at most."""
     from scipy.stats import qmc

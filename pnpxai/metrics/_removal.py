@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -119,11 +120,12 @@ def removal_scores(
         return made
 
     def portions(start: int, stop: int) -> list[tuple[slice | Tensor, Tensor]]:
-        item = torch.arange(start, stop, device=inputs[0].device)
+        numbers = functools.partial(torch.arange, device=inputs[0].device)
         if sample_bytes(inputs) < COPIED_BYTES:
+            item = numbers(start, stop)
             return [(item // n_removals, item[:, None] % n_removals)]
         found = rectangles(start, stop, n_removals)
-        return [(rows, torch.arange(each.start, each.stop, device=item.device)[None]) for rows, each in found]
+        return [(rows, numbers(each.start, each.stop)[None]) for rows, each in found]
 
     return _finite_scores(request, n_removals, build, score)
 
