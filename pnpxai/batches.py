@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import numbers
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -26,7 +27,7 @@ def all_finite(values: Tensor) -> bool:
     """
     if not (values.is_floating_point() or values.is_complex()):
         return True
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    return cmath.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 def check_inputs(inputs: Sequence[object], whole: Container[int] = ()) -> None:

@@ -56,7 +56,7 @@ def default_chunk_size(inputs: Sequence[Tensor]) -> int:
 
 def sample_bytes(inputs: Sequence[Tensor]) -> int:
     """What one sample takes."""
-    return sum(each[0].numel() * each.element_size() for each in inputs)
+    return sum(each.shape[1:].numel() * each.element_size() for each in inputs)
 
 
 def chunk_size_for(
@@ -83,6 +83,8 @@ def chunk_size_for(
         run: lets so many samples pass once, to the end.
         rounds: how often as many are.
     """
+    if n_samples == 1:
+        return 1
     rule, device = default_chunk_size(inputs), inputs[0].device
     most = min(LARGEST_CHUNK, ROOM * rule) if device.type == "cpu" else LARGEST_CHUNK
     most = min(most, 1 << (n_samples - 1).bit_length())  # a larger one would never be full

@@ -64,10 +64,10 @@ def _restored(model: Model) -> Iterator[None]:
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters.values()]
     held |= {id(each): each for module in modules for each in module._buffers.values() if each is not None}
     values = [(each, each.detach().clone()) for each in held.values()]
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # saved, not used
+    states = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()  # noqa: NPY002  # saved
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
-        for root in roots:
+        for root in roots if any(training) else ():
             if any(each.training for each in root.modules()):
                 root.eval()
         for parameter, _, grad in flags:
@@ -96,7 +96,7 @@ def _restored(model: Model) -> Iterator[None]:
             if not torch.equal(each, value):
                 each.data.copy_(value)
         random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002  # restored, not used
+        np.random.set_state(states[1])  # noqa: NPY002  # restored
         torch.set_rng_state(states[2])
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)

@@ -12,11 +12,11 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 from pnpxai.batches import Extractor, Targets, n_samples, take_samples
-from pnpxai.callables import Model, same_model
+from pnpxai.callables import Model, check_model, same_model
 from pnpxai.errors import ExplanationError, ParameterError, PnPXAIError, unknown_name
 from pnpxai.explainers import EXPLAINERS, Explainer
 from pnpxai.explainers._base import ANY_MODULE
-from pnpxai.forward import Request, count_forwards, model_reference
+from pnpxai.forward import Request, count_forwards
 from pnpxai.guard import guard
 from pnpxai.map_checks import check_maps, misread, tells_features_apart
 from pnpxai.modality import Modality, modality_for
@@ -138,7 +138,7 @@ def recommend(
         >>> "GradCam" in recommend(net, torch.rand(1, 4)).rejected
         True
     """
-    model_reference(model)
+    check_model(model)
     several: tuple[Tensor, ...] = ()
     explained, tokens, word_ids = None, False, False
     if inputs is not None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pnpxai.batches import Extractor, Targets, check_targets
-from pnpxai.callables import Model
+from pnpxai.callables import Model, check_model
 from pnpxai.errors import ParameterError, TargetError
 from pnpxai.experiment._parts import Part, default_inputs, default_labels
 from pnpxai.explainers import Explainer
-from pnpxai.forward import Request, model_reference
+from pnpxai.forward import Request
 from pnpxai.guard import guard
 from pnpxai.metrics import AbPC, Metric, metric_for
 from pnpxai.modality import Modality, modality_for
@@ -110,7 +110,7 @@ class Setup:
         chosen = self._chosen_targets(ids, batch)
         if chosen is not None and not is_open(chosen):
             return chosen
-        model_reference(self.model)
+        check_model(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = Request.build(
                 self.model, inputs, chosen, self.forward_arg_extractor, self.additional_forward_arg_extractor

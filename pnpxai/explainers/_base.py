@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pnpxai.batches import Extractor, Targets
-from pnpxai.callables import Model, module_of
+from pnpxai.callables import Model, check_model, module_of
 from pnpxai.errors import DeclarationError, InputError, ParameterError
 from pnpxai.explainers._maps import joined, like_inputs
-from pnpxai.forward import Part, Request, model_reference, parts_of
+from pnpxai.forward import Part, Request, parts_of
 from pnpxai.guard import guard
 from pnpxai.limits import WholeWithin
 from pnpxai.modules import MODULE_KINDS
@@ -110,7 +110,7 @@ class Explainer(Tunable, ABC):
         Raises:
             PnPXAIError: bad inputs, targets or model; see `pnpxai.errors`.
         """
-        model_reference(self.model)
+        check_model(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, targets)
             parts = parts_of(request)
@@ -153,7 +153,7 @@ class Explainer(Tunable, ABC):
         return self._refined(inputs, targets, steps)
 
     def _refined(self, inputs: Any, targets: Targets, budgets: Sequence[int]) -> Iterator[Any]:
-        model_reference(self.model)
+        check_model(self.model)
         request, parts = None, list[Part]()
         states: list[Any] = []
         for budget in budgets:

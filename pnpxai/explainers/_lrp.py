@@ -13,19 +13,18 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from pnpxai.batches import Extractor, Targets, check_targets
-from pnpxai.callables import module_of
+from pnpxai.callables import check_model, module_of
 from pnpxai.errors import ModelError, ParameterError
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._gradients import in_chunks
 from pnpxai.explainers._layers import layer_name
 from pnpxai.explainers._maps import like_inputs
 from pnpxai.explainers._relevance import Books, relevance_of_chunk
-from pnpxai.forward import Request, model_reference
+from pnpxai.forward import Request
 from pnpxai.guard import guard
 from pnpxai.limits import Limit, OneOf, OrNone, WholeWithin, Within
 from pnpxai.outputs import TargetFunction
 from pnpxai.relevance import AttentionRule, Ledger, Settings, Stabilizer
-from pnpxai.targets import take_targets
 
 if TYPE_CHECKING:
     from zennit.canonizers import Canonizer
@@ -117,7 +116,7 @@ class LRPBase(Explainer):
         """
         if self.layer is None:
             return super().attribute(inputs, targets)
-        model_reference(self.model)
+        check_model(self.model)
         with guard(self.model), torch.inference_mode(False):
             return self.explain_request(self.request(inputs, targets))
 
@@ -131,7 +130,7 @@ class LRPBase(Explainer):
         Returns:
             What `attribute` returns, for each of the targets.
         """
-        model_reference(self.model)
+        check_model(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, next((each for each in targets if each is not None), None))
             found = [check_targets(each, len(request), request.inputs[0].device) for each in targets]
@@ -149,7 +148,7 @@ class LRPBase(Explainer):
         Returns:
             Prints as a table; see `pnpxai.relevance.Ledger`.
         """
-        model_reference(self.model)
+        check_model(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, targets)
             books = Books(measured=True)
@@ -187,14 +186,10 @@ class LRPBase(Explainer):
         pieces: list[list[tuple[Tensor, ...]]] = [[] for _ in targets]
 
         def run(start: int, stop: int) -> None:
-            index = torch.arange(start, stop, device=request.inputs[0].device)
-            own = [take_targets(each, index) for each in targets]
-            found = relevance_of_chunk(request, settings, index, own, name, kept)
+            found = relevance_of_chunk(request, settings, start, stop, targets, name, kept)
             for piece, each in zip(pieces, found, strict=True):
                 piece.append(each)
 
-        for each in request.module.parameters():
-            each.requires_grad_(False)
         in_chunks(request, len(request), run)
         if name is None:
             kept.warn(type(self).__name__)

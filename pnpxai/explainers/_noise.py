@@ -73,20 +73,20 @@ def noisy_gradient_moments(
     first, added = known.n_samples, n_samples - known.n_samples
 
     def run(start: int, stop: int) -> None:
-        items = torch.arange(start, stop)
-        index = (items // added).to(inputs[0].device)
-        drawn = [standard_noise(inputs, seed, first + int(item) % added) for item in items]
+        index = (torch.arange(start, stop) // added).to(inputs[0].device)
+        drawn = [standard_noise(inputs, seed, first + item % added) for item in range(start, stop)]
         rows = [
             each[index] + scale[index] * torch.stack(noise)
             for each, scale, noise in zip(inputs, scales, zip(*drawn, strict=True), strict=True)
         ]
         found = score_gradients(request, rows, index)
-        for position, item in enumerate(items.tolist()):
+        for position, item in enumerate(range(start, stop)):
             image, count = item // added, first + item % added + 1
-            for mean, square, slope in zip(means, squares, found, strict=True):
-                away = slope[position].to(mean.dtype) - mean[image]
-                mean[image] += away / count
-                square[image] += away * (slope[position].to(mean.dtype) - mean[image])
+            for kept, square, slopes in zip(means, squares, found, strict=True):
+                mean, slope = kept[image], slopes[position].to(kept.dtype)  # a view, and so the mean itself
+                away = slope - mean
+                mean += away / count
+                square[image].addcmul_(away, slope - mean)
 
     in_chunks(request, len(request) * added, run)
     return GradientMoments(n_samples, means, squares)

@@ -17,6 +17,7 @@ from pnpxai.explainers._layers import LayerOutput
 from pnpxai.forward import Request
 from pnpxai.outputs import TargetFunction, select
 from pnpxai.relevance import Account, Ledger, Propagation, Settings
+from pnpxai.targets import take_targets
 
 UNEXPLAINED = 0.01
 """The share of the outputs' relevance that may be neither in the map nor absorbed before there is a warning.
@@ -72,9 +73,9 @@ class Books:
     def add(self, accounts: Sequence[Account], relevance: Tensor, explained: Sequence[Tensor]) -> None:
         """Add a chunk's; operations that are the same in every chunk are one entry."""
         self.precision = torch.finfo(relevance.dtype).eps
-        self.output += float(relevance.double().sum())
-        self.magnitude += float(relevance.double().abs().sum())
-        self.explained += sum(float(each.double().sum()) for each in explained)
+        self.output += float(relevance.sum(dtype=torch.float64))
+        self.magnitude += float(relevance.abs().sum(dtype=torch.float64))
+        self.explained += sum(float(each.sum(dtype=torch.float64)) for each in explained)
         names = [[(each.operation, each.place) for each in several] for several in (self.accounts, accounts)]
         if names[0] != names[1]:
             self.accounts += accounts
@@ -103,7 +104,8 @@ class Books:
 def relevance_of_chunk(
     request: Request,
     settings: Settings,
-    index: Tensor,
+    start: int,
+    stop: int,
     targets: Sequence[Tensor | TargetFunction],
     layer: str | None,
     books: Books,
@@ -113,15 +115,17 @@ def relevance_of_chunk(
     Args:
         request: the batch; its model's parameters require no gradients.
         settings: the rules.
-        index: ``(m,)``, the samples.
-        targets: each class indices ``(m,)`` or a function of the outputs.
+        start: the first of the samples.
+        stop: one past the last.
+        targets: each class indices ``(n,)`` of the whole batch or a function of the outputs.
         layer: where relevance ends, if not at the inputs.
         books: the accounts are added to.
 
     Returns:
         For each target, relevance in the shape of each input, or of the layer's output.
     """
-    leaves = [each[index].detach() for each in request.inputs]
+    index = torch.arange(start, stop, device=request.inputs[0].device)
+    leaves = [each.detach() for each in request.rows(start, stop)]
     starts = [each.requires_grad_() for each in leaves if each.is_floating_point()]
     propagation = Propagation(request.module, settings, measured=books.measured, again=len(targets) > 1)
     with ExitStack() as stack:
@@ -131,14 +135,17 @@ def relevance_of_chunk(
         if layer is not None:
             recorded = LayerOutput(layer) if starts else _LayerStart(layer, propagation)
             stack.enter_context(recorded.recorded(request.module))
-        outputs = request.call(leaves, index, within=propagation)
+        rows = [each.clone() for each in leaves]  # which the model may change
+        for each in rows:
+            propagation.know(each)
+        outputs = request.call(rows, index, fresh=True, within=propagation)
         reached = tuple(starts) if recorded is None else (recorded.tensor,)
     differentiable(outputs, request)
     propagation.check(outputs, f"at the end of {type(request.model).__name__}")
-    _compare(outputs, index, request)
+    _compare(outputs, start, stop, request)
     found = []
     for place, target in enumerate(targets):
-        relevance = start_relevance(outputs, target, request)
+        relevance = start_relevance(outputs, take_targets(target, index), request)
         last = place == len(targets) - 1
         with backward_errors(request):
             maps = torch.autograd.grad(outputs, reached, relevance, retain_graph=not last, allow_unused=True)
@@ -148,11 +155,11 @@ def relevance_of_chunk(
     return found
 
 
-def _compare(outputs: Tensor, index: Tensor, request: Request) -> None:
+def _compare(outputs: Tensor, start: int, stop: int, request: Request) -> None:
     """Warn if the model gives other outputs now than it gave without rules, where it has been asked."""
     if "outputs" not in vars(request):
         return
-    plain, found = request.outputs[index], outputs.detach()
+    plain, found = request.outputs[start:stop], outputs.detach()
     tolerance = max(1e-3, 32 * torch.finfo(found.dtype).eps) * plain.abs().max()
     if not ((plain - found).abs() <= tolerance).all():
         warnings.warn(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
@@ -17,5 +19,9 @@ def generator_for(*key: int) -> torch.Generator:
         >>> a == b, a == c
         (True, False)
     """
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+    return torch.Generator().manual_seed(_state(key))
+
+
+@functools.lru_cache(maxsize=1024)  # the same few keys are asked for at every call of an explainer
+def _state(key: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pnpxai.batches import Extractor, Targets
-from pnpxai.callables import Model, same_model
+from pnpxai.callables import Model, check_model, same_model
 from pnpxai.errors import InputError, ParameterError
 from pnpxai.explainers._base import Explainer
 from pnpxai.explainers._maps import as_given
-from pnpxai.forward import Request, model_reference
+from pnpxai.forward import Request
 from pnpxai.guard import guard
 from pnpxai.postprocess import PostProcessor, channel_axis
 from pnpxai.targets import is_open
@@ -122,7 +122,7 @@ class RankEnsemble(Explainer):
             InputError: several inputs, or members whose maps have different numbers of features.
             PnPXAIError: as for `Explainer.attribute`.
         """
-        model_reference(self.model)
+        check_model(self.model)
         self._check_members()
         first = self.explainers[0]
         with guard(self.model), torch.inference_mode(False):

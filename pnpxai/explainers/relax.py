@@ -11,13 +11,13 @@ from torch import Tensor
 
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor, Targets
-from pnpxai.callables import Model
+from pnpxai.callables import Model, check_model
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._maps import like_inputs
 from pnpxai.explainers._mask_ridge import MaskMoments, no_masks
 from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
 from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskBank
-from pnpxai.forward import Request, model_reference
+from pnpxai.forward import Request
 from pnpxai.guard import guard
 from pnpxai.limits import OneOf
 from pnpxai.precision import Precision
@@ -138,7 +138,7 @@ class RELAX(Explainer):
         Raises:
             PnPXAIError: bad inputs or model; an unknown similarity.
         """
-        model_reference(self.model)
+        check_model(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, targets)
             importance, uncertainty = relax_maps(*self._sums(request, self.n_masks, powers=2))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pnpxai.baselines import Baseline
 from pnpxai.batches import Extractor, Targets
-from pnpxai.callables import Model
+from pnpxai.callables import Model, check_model
 from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._by_feature import ByFeature, further_by_feature, searched_without
@@ -21,7 +21,7 @@ from pnpxai.explainers._mask_settling import Settling, settle
 from pnpxai.explainers._mask_sums import MaskSums, as_maps, pass_masks
 from pnpxai.explainers._masks import MASK_LIMITS, MASK_TUNABLES, MaskBank
 from pnpxai.feature_masks import FeatureMask, FeatureMaskFunction
-from pnpxai.forward import Request, model_reference
+from pnpxai.forward import Request
 from pnpxai.guard import guard
 from pnpxai.limits import OneOf, OrNone, Within
 from pnpxai.outputs import select
@@ -182,7 +182,7 @@ class RISE(Explainer):
             raise ParameterError(
                 "RISE without feature_mask_fn for a standard error", f"{self.feature_mask_fn!r}", "Use attribute."
             )
-        model_reference(self.model)
+        check_model(self.model)
         with guard(self.model), torch.inference_mode(False):
             request = self.request(inputs, targets)
             found = self._settle(request, self.n_masks, None)

@@ -2,7 +2,7 @@
 
 from pnpxai.forward._counting import ForwardCounter, count_forwards
 from pnpxai.forward._parts import Part, in_order, in_place, parts_of
-from pnpxai.forward._request import Request, model_reference
+from pnpxai.forward._request import Request
 from pnpxai.forward._tokens import Lookup, TokenIds, Tokens
 
 __all__ = [
@@ -15,6 +15,5 @@ __all__ = [
     "count_forwards",
     "in_order",
     "in_place",
-    "model_reference",
     "parts_of",
 ]

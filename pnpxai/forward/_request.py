@@ -65,7 +65,8 @@ class Request(Batch):
             TargetError: targets of the wrong length, type or range.
             ModelError: the model fails on the inputs or returns no usable tensor.
         """
-        reference = model_reference(model)
+        check_model(model)
+        reference = _reference(model)
         found = given(inputs, forward_arg_extractor, additional_forward_arg_extractor, allow_integers)
         device = (found.tensors[0] if reference is None else reference).device
         with torch.inference_mode(False):
@@ -251,13 +252,8 @@ def _fails_again(error: Exception, ask: Callable[[int, int], object], start: int
     return False
 
 
-def model_reference(model: Model) -> Tensor | None:
-    """A floating-point parameter or buffer, whose device and dtype the inputs take; None where they keep their own.
-
-    Raises:
-        ModelError: no model.
-    """
-    check_model(model)
+def _reference(model: Model) -> Tensor | None:
+    """A floating-point parameter or buffer, whose device and dtype the inputs take; None where they keep their own."""
     if not isinstance(model, nn.Module):
         return None
     return next((each for each in chain(model.parameters(), model.buffers()) if each.is_floating_point()), None)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pnpxai.batches import Extractor, Targets
-from pnpxai.callables import Model, module_of, same_model
+from pnpxai.callables import Model, check_model, module_of, same_model
 from pnpxai.errors import ParameterError, unknown_name
 from pnpxai.explainers._base import Explainer
-from pnpxai.forward import Request, in_order, model_reference, parts_of
+from pnpxai.forward import Request, in_order, parts_of
 from pnpxai.guard import guard
 from pnpxai.metrics._answers import NO_ANSWERS, Question, ask, gathered, rows, settled, with_targets
 from pnpxai.metrics._answers import Answers as Answers
@@ -134,7 +134,7 @@ class Metric(Tunable, ABC):
     @contextlib.contextmanager
     def opened(self, inputs: Any, targets: Targets = None, answers: Answers = NO_ANSWERS) -> Iterator[Request]:
         """The checked request, about the targets of ``answers``, with the model guarded inside the block."""
-        model_reference(self.model)
+        check_model(self.model)
         if not self.OUTPUTS_ONLY:
             module_of(self.model, type(self).__name__)
         with guard(self.model), torch.inference_mode(False):
@@ -145,7 +145,7 @@ class Metric(Tunable, ABC):
 
     def maps(self, inputs: Any, targets: Targets = None, attributions: Any = None) -> Any:
         """The attributions given, or those of the explainer; a tuple of one tensor is that tensor."""
-        model_reference(self.model)
+        check_model(self.model)
         if attributions is None:
             attributions = self.need_explainer().attribute(inputs, targets)
         return attributions[0] if isinstance(attributions, tuple) and len(attributions) == 1 else attributions

@@ -17,7 +17,7 @@ from pnpxai.watch import plain_name
 AttentionRule = Literal["constant", "attnlrp"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Call:
     """One call of a torch function.
 
@@ -39,6 +39,19 @@ class Call:
     module: nn.Module
     target: Tensor | None = None
 
+    @classmethod
+    def of(
+        cls, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], running: tuple[str, nn.Module]
+    ) -> Call | None:
+        """A call from the module that is running, by its name; None if no argument depends on what is explained."""
+        tensors = _dependent(args, kwargs)
+        if not tensors:
+            return None
+        target = changed_in_place(function, args, kwargs)
+        call = cls(function, args, kwargs, operation_name(function), *running, target)
+        vars(call)["tensors"] = tensors  # what the property would find again
+        return call
+
     @property
     def place(self) -> str:
         """The module it was called from, for people."""
@@ -51,7 +64,7 @@ class Call:
     @cached_property
     def tensors(self) -> list[Tensor]:
         """The arguments that depend on what is explained, in order, with repetitions."""
-        return [each for each in flat((self.args, self.kwargs)) if depends(each)]
+        return _dependent(self.args, self.kwargs)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by its position or its name."""
@@ -115,8 +128,8 @@ class Account:
     def count(self, **amounts: Tensor) -> None:
         """Add the sums of tensors to fields of these names."""
         for name, amount in amounts.items():
-            total = amount.sum() if amount.dtype in (torch.float32, torch.float64) else amount.float().sum()
-            setattr(self, name, getattr(self, name) + float(total))
+            exact = amount if amount.dtype in (torch.float32, torch.float64) else amount.float()
+            setattr(self, name, getattr(self, name) + float(exact.sum() if exact.ndim else exact))
 
 
 @dataclass
@@ -151,6 +164,10 @@ def depends(value: Any) -> bool:
     if not isinstance(value, Tensor) or not value.requires_grad:
         return False
     return type(value) is Tensor or not isinstance(value, nn.Parameter)
+
+
+def _dependent(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    return [each for each in flat((*args, *kwargs.values())) if depends(each)]
 
 
 def held(call: Call, tensor: Tensor) -> Call:

@@ -19,6 +19,7 @@ class Linear:
         weight: any shape that ``apply`` takes.
         bias: broadcasts over ``z`` along dimension 1 of a convolution and the last of other maps; or None.
         merges: a scale and shift of the outputs can be merged into weight and bias.
+        transposed: from what is weighed in the place of ``z`` to ``Jᵀ`` of it, where that is a product of matrices.
         scale: ``(c,)``.
         shift: ``(c,)``.
     """
@@ -29,10 +30,11 @@ class Linear:
         weight: Tensor,
         bias: Tensor | None,
         merges: bool = False,
+        transposed: Callable[[Tensor], Tensor] | None = None,
         scale: Tensor | None = None,
         shift: Tensor | None = None,
     ) -> None:
-        self.apply, self.merges = apply, merges
+        self.apply, self.merges, self.transposed = apply, merges, transposed
         self._weight, self._bias, self._scale, self._shift = weight, bias, scale, shift
 
     @cached_property
@@ -50,7 +52,7 @@ class Linear:
 
     def scaled(self, scale: Tensor, shift: Tensor) -> Linear:
         """Followed by ``scale · z + shift``, in one map."""
-        return Linear(self.apply, self._weight, self._bias, False, scale, shift)
+        return Linear(self.apply, self._weight, self._bias, scale=scale, shift=shift)
 
 
 def read_layer(call: Call) -> tuple[Linear, Tensor] | None:
@@ -65,6 +67,7 @@ def read_layer(call: Call) -> tuple[Linear, Tensor] | None:
         weight.detach(),
         None if bias is None else bias.detach(),
         merges="transpose" not in call.name,
+        transposed=_product(x, weight, weight) if call.name == "linear" else None,
     ), x
 
 
@@ -78,6 +81,7 @@ def read_addmm(call: Call) -> tuple[Linear, Tensor] | None:
         lambda x, weight, bias: x @ weight if bias is None else torch.addmm(bias, x, weight),
         weight.detach(),
         bias.detach().reshape(-1),
+        transposed=_product(x, weight, weight.mT),
     ), x
 
 
@@ -88,4 +92,13 @@ def read_product(call: Call) -> tuple[Linear, Tensor] | None:
         x, weight = weight, x
     if not depends(x) or not isinstance(weight, Tensor) or depends(weight) or weight.ndim != 2 or x.ndim < 2:
         return None
-    return Linear(lambda x, weight, bias: x @ weight, weight.detach(), None), x
+    return Linear(
+        lambda x, weight, bias: x @ weight, weight.detach(), None, transposed=_product(x, weight, weight.mT)
+    ), x
+
+
+def _product(x: Tensor, weight: Tensor, matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """A product with a matrix, unless autocast may have computed in another precision."""
+    if x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
+        return None
+    return lambda upper: upper @ matrix

@@ -27,9 +27,10 @@ class Move(Rule):
         account = propagation.open_account(call)
         trails = [propagation.trail(each) for each in call.tensors]
         blank = _Blank(call) if propagation.measured or _has_constants(call) else None
-        taps = iter(propagation.tapped(call.tensors, account))
-        with torch.enable_grad():
+        if propagation.measured:
+            taps = iter(propagation.tapped(call.tensors, account))
             call = call.swapped(lambda _: next(taps))
+        with torch.enable_grad():
             if target is None or call.name in RESHAPING:
                 result = call.run()
             else:

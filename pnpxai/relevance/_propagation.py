@@ -18,10 +18,8 @@ from pnpxai.relevance._call import (
     AttentionRule,
     Call,
     Keeper,
-    changed_in_place,
     depends,
     flat,
-    operation_name,
 )
 from pnpxai.relevance._operations import MODULES, OPERATIONS
 from pnpxai.relevance._refused import Barrier, Refused
@@ -113,22 +111,19 @@ class Propagation(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Make the call by its rule."""
         kwargs = kwargs or {}
-        tensors = [each for each in flat((args, kwargs)) if depends(each)]
-        if not tensors or self._in_one_operation:
+        call = None if self._in_one_operation else Call.of(func, tuple(args), kwargs, self._running.innermost)
+        if call is None:
             return func(*args, **kwargs)
-        name = operation_name(func)
-        rule = self.settings.operations.get(name) or OPERATIONS.get(name)
+        rule = self.settings.operations.get(call.name) or OPERATIONS.get(call.name)
         if rule is None and getattr(func, "__name__", "") == "__get__":
             result = func(*args, **kwargs)
             if not depends(result):
                 return result
-        path, module = self._running.innermost
-        call = Call(func, tuple(args), kwargs, name, path, module, changed_in_place(func, args, kwargs))
-        makers = [self._maker(each, call) for each in tensors]
-        with torch.inference_mode(False):
+        makers = [self._maker(each, call) for each in call.tensors]
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext():
             result = (rule or Refused()).trace(call, self)
-        if name != "clone" and any(depends(each) for each in flat(result)):
-            for maker, each in zip(makers, tensors, strict=True):
+        if call.name != "clone" and any(depends(each) for each in flat(result)):
+            for maker, each in zip(makers, call.tensors, strict=True):
                 if isinstance(maker, WeightedStep):
                     maker.used(each)
         return result

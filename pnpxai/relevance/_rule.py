@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pnpxai.relevance._propagation import Propagation
 
 
+NOTHING = Kept(torch.empty(0))
+"""In the place of values that no rule reads."""
+
+
 class Rule(ABC):
     """How relevance passes through one kind of operation; a rule keeps nothing between calls.
 
@@ -98,9 +102,9 @@ class Step:
 class StepRule(Rule):
     """Base of the rules that hand relevance down themselves; a subclass implements `share`."""
 
-    keeps_values: ClassVar[bool] = True
+    keeps_values: bool = True
     """Whether `share` reads the values of the leaves and of the output."""
-    keeps_graph: ClassVar[bool] = True
+    keeps_graph: bool = True
     """Whether `share` reads the call, or pulls something back through it."""
     step_class: ClassVar[type[Step]] = Step
     """Of the steps, where a rule remembers more."""
@@ -129,12 +133,9 @@ class StepRule(Rule):
         """Run the call on leaves of its own and put a node in the graph that calls `share`."""
         target = call.target
         call = self.prepare(call.out_of_place(), propagation)
-        tensors, leaves = call.tensors, []
-        for each in tensors:
-            leaves.append(each.detach().requires_grad_())
-        places = iter(leaves)
+        tensors = call.tensors
+        own, leaves = self._on_leaves(call) if self.keeps_graph else (call, [])
         with torch.set_grad_enabled(self.keeps_graph):
-            own = call.swapped(lambda _: next(places))
             result = self.run(own)
         if isinstance(result, Tensor) and result.is_complex():
             raise unsupported(call)
@@ -143,10 +144,10 @@ class StepRule(Rule):
         keep = propagation.keeper.keep if self.keeps_values else _nothing
         step = self.step_class(
             own if self.keeps_graph else own.stripped(),
-            leaves if self.keeps_graph else [],
-            [each.shape for each in leaves],
-            result if self.keeps_graph else result.new_empty(0),
-            [keep(each) for each in leaves],
+            leaves,
+            [each.shape for each in tensors],
+            result if self.keeps_graph else NOTHING.tensor,
+            [keep(each) for each in tensors],
             keep(result),
             propagation,
             propagation.open_account(call),
@@ -158,12 +159,19 @@ class StepRule(Rule):
         propagation.know(traced, 3 if of_weights else self.gate, step)
         return propagation.written(target, traced)
 
+    @staticmethod
+    def _on_leaves(call: Call) -> tuple[Call, list[Tensor]]:
+        """The call with leaves of its own in place of the tensors it depends on, and those leaves."""
+        leaves = [each.detach().requires_grad_() for each in call.tensors]
+        places = iter(leaves)
+        return call.swapped(lambda _: next(places)), leaves
+
     def remember(self, step: Any, call: Call) -> None:
         """Keep more for the way back; ``call`` has the model's own tensors, of which ``step.leaves`` are copies."""
 
 
-def _nothing(tensor: Tensor) -> Kept:
-    return Kept(tensor.new_empty(0))
+def _nothing(_: Tensor) -> Kept:
+    return NOTHING
 
 
 class RelevanceNode(torch.autograd.Function):

@@ -39,6 +39,6 @@ class Stabilizer:
     def stabilized(self, z: Tensor, scale: Tensor | None) -> Tensor:
         """``z`` with ε times the scale added; ``scale`` is read only if ε is relative, and broadcasts with ``z``."""
         if scale is None or not self.relative:
-            return torch.copysign(z.new_tensor(self.epsilon), z).add_(z)
+            return torch.copysign(z.new_full((), self.epsilon), z).add_(z)
         found = torch.copysign(self.epsilon * scale, z).add_(z)
         return found.masked_fill_(found == 0, torch.inf)

@@ -83,11 +83,8 @@ class AffineStep(Step):
     merged: bool = False
 
 
-class Weighted(StepRule):
-    """By the rule that the composite gives to the module that is running, if it is of the operation's kind.
-
-    Otherwise, for functional calls, by the rule that it gives to the module that does the same. The composite is asked
-    in the order in which the operations run, so that "first" means the first that runs.
+class Weighted(Rule):
+    """For an operation that is a linear map where its weights are constant; see `Mapped`.
 
     Args:
         kind: key of `STAND_INS`.
@@ -95,8 +92,6 @@ class Weighted(StepRule):
             inputs too.
         otherwise: the rule where ``read`` gives None.
     """
-
-    step_class = WeightedStep
 
     def __init__(
         self, kind: str, read: Callable[[Call], tuple[Linear, Tensor] | None], otherwise: Rule | None = None
@@ -106,9 +101,10 @@ class Weighted(StepRule):
         self.otherwise = otherwise
 
     def trace(self, call: Call, propagation: Propagation) -> Any:
-        """Trace it if the weights are constant."""
-        if self.read(call) is not None:
-            return super().trace(call, propagation)
+        """Look at the weights."""
+        found = self.read(call)
+        if found is not None:
+            return Mapped(self.kind, found[0]).trace(call, propagation)
         if self.otherwise is None:
             raise UnsupportedOperationError(
                 "weights that do not depend on the inputs",
@@ -117,11 +113,28 @@ class Weighted(StepRule):
             )
         return self.otherwise.trace(call, propagation)
 
+
+class Mapped(StepRule):
+    """By the rule that the composite gives to the module that is running, if it is of the operation's kind.
+
+    Otherwise, for functional calls, by the rule that it gives to the module that does the same. The composite is asked
+    in the order in which the operations run, so that "first" means the first that runs.
+
+    Args:
+        kind: key of `STAND_INS`.
+        linear: the map.
+    """
+
+    step_class = WeightedStep
+
+    def __init__(self, kind: str, linear: Linear) -> None:
+        self.kind = kind
+        self.linear = linear
+        self.keeps_graph = linear.transposed is None
+
     def remember(self, step: WeightedStep, call: Call) -> None:
         """The linear map and its rule."""
-        found = self.read(step.call)
-        assert found is not None
-        step.linear, step.rule = found[0], _rule(self.kind, step)
+        step.linear, step.rule = self.linear, _rule(self.kind, step)
 
     def share(self, step: Step, relevance: Tensor) -> Sequence[Tensor]:
         """Hand relevance down by the composite's rule."""
@@ -134,7 +147,9 @@ class Weighted(StepRule):
 
         def transposed(upper: Tensor) -> Tensor:
             upper = upper.reshape(z.shape)
-            return step.pulled_back(upper if scale is None else upper * by_channel(scale, upper))[0]
+            upper = upper if scale is None else upper * by_channel(scale, upper)
+            product = self.linear.transposed
+            return step.pulled_back(upper)[0] if product is None else product(upper)
 
         if self.kind == "linear":
             rows = [each.reshape(-1, each.shape[-1]) for each in (z, relevance)]

@@ -22,10 +22,9 @@ def composite_of(convolution: BasicHook, linear: BasicHook, first: BasicHook | N
 
     Other modules get what they get in zennit's own composites.
     """
-    from zennit.composites import LayerMapComposite, layer_map_base
     from zennit.core import Composite
 
-    others = LayerMapComposite(layer_map_base())
+    others = _other_rules()
 
     def rule_of(context: dict[str, Any], name: str, module: nn.Module) -> BasicHook | None:
         if isinstance(module, nn.modules.conv._ConvNd):
@@ -34,6 +33,13 @@ def composite_of(convolution: BasicHook, linear: BasicHook, first: BasicHook | N
         return linear if isinstance(module, nn.Linear) else others.mapping(context, name, module)
 
     return Composite(rule_of)
+
+
+@cache
+def _other_rules() -> Composite:
+    from zennit.composites import LayerMapComposite, layer_map_base
+
+    return LayerMapComposite(layer_map_base())
 
 
 def epsilon_rule(stabilizer: Stabilizer) -> BasicHook:
@@ -91,7 +97,7 @@ def _epsilon_class() -> Any:
         ) -> Tensor:
             upper = relevance / self.stabilizer(z)
             step.absorb(bias=bias_part(linear.bias, upper), epsilon=relevance.sum() - inner(z, upper))
-            return x.detach() * transposed(upper)
+            return x * transposed(upper)
 
     return Epsilon
 

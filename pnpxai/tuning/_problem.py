@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pnpxai.batches import Extractor, Targets
-from pnpxai.callables import Model
+from pnpxai.callables import Model, check_model
 from pnpxai.errors import ParameterError, StudyError
 from pnpxai.explainers import Explainer
-from pnpxai.forward import Request, model_reference
+from pnpxai.forward import Request
 from pnpxai.guard import guard
 from pnpxai.kept import digest
 from pnpxai.metrics import Metric, metric_for
@@ -154,7 +154,7 @@ def _resolved(
     model: Model, inputs: Any, targets: Targets, forward_arg_extractor: Any, additional: Any
 ) -> tuple[Maps, tuple[bool, bool], Tensor | TargetFunction, Any]:
     """What is explained, whether it is tokens and of known words, targets with nothing open, what tells these apart."""
-    model_reference(model)
+    check_model(model)
     with guard(model), torch.inference_mode(False):
         request = Request.build(model, inputs, targets, forward_arg_extractor, additional)
         _ = request.outputs
