@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from pnpxai.batches import all_finite
 from pnpxai.errors import ModelError
 from pnpxai.explainers._masks import BLOCK, MaskBank, MaskChunk
 from pnpxai.forward import Request
@@ -120,7 +121,7 @@ def finite(scores: Tensor, how: str = "masked") -> Tensor:
     Raises:
         ModelError: one of them is not finite.
     """
-    if torch.isfinite(scores).all():
+    if all_finite(scores):
         return scores
     raise ModelError(f"finite outputs on {how} inputs", "NaN or infinity", "Try another baseline_fn, or a wider dtype.")
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pnpxai.batches import Extractor, Targets, check_targets
+from pnpxai.batches import Extractor, Targets, all_finite, check_targets
 from pnpxai.callables import Model, check_model
 from pnpxai.chunks import channels_last_for, chunk_size_for, default_chunk_size, keep_plain_order, out_of_memory
 from pnpxai.errors import ModelError
@@ -104,7 +104,7 @@ class Request(Batch):
             len(self), lambda a, b: (self.rows(a, b), torch.arange(a, b)), lambda a, b, outputs: kept.append(outputs)
         )
         outputs = joined(kept)
-        if not torch.isfinite(outputs).all():
+        if not all_finite(outputs):
             raise ModelError(
                 "a model with finite outputs on these inputs",
                 "NaN or infinity in its outputs",

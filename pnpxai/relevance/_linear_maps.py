@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pnpxai.errors import ModelError
 from pnpxai.relevance._call import Call, depends
 
 
@@ -34,8 +35,12 @@ class Linear:
         scale: Tensor | None = None,
         shift: Tensor | None = None,
     ) -> None:
-        self.apply, self.merges, self.transposed = apply, merges, transposed
+        self.merges, self.transposed, self._apply = merges, transposed, apply
         self._weight, self._bias, self._scale, self._shift = weight, bias, scale, shift
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The map with some weight and bias, in the precision of ``x``, which under autocast is not the weight's."""
+        return self._apply(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @cached_property
     def weight(self) -> Tensor:
@@ -52,7 +57,7 @@ class Linear:
 
     def scaled(self, scale: Tensor, shift: Tensor) -> Linear:
         """Followed by ``scale · z + shift``, in one map."""
-        return Linear(self.apply, self._weight, self._bias, scale=scale, shift=shift)
+        return Linear(self._apply, self._weight, self._bias, scale=scale, shift=shift)
 
 
 def read_layer(call: Call) -> tuple[Linear, Tensor] | None:
@@ -98,7 +103,21 @@ def read_product(call: Call) -> tuple[Linear, Tensor] | None:
 
 
 def _product(x: Tensor, weight: Tensor, matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """A product with a matrix, unless autocast may have computed in another precision."""
-    if x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
+    """A product with a matrix of the weight; None where autocast may have computed in another precision.
+
+    It refuses a weight that has been changed, as torch does where it goes back itself.
+    """
+    if x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type) or weight.is_inference():
         return None
-    return lambda upper: upper @ matrix
+    version = weight._version
+
+    def product(upper: Tensor) -> Tensor:
+        if weight._version != version:
+            raise ModelError(
+                "a model that leaves its weights as they are",
+                f"a weight of shape {tuple(weight.shape)} that it changed after use",
+                "Let forward change a copy of it.",
+            )
+        return upper @ matrix
+
+    return product

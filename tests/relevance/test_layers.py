@@ -14,7 +14,7 @@ from zennit.attribution import Gradient as ZennitGradient
 from zennit.composites import LayerMapComposite
 from zennit.rules import Gamma as ZennitGamma
 
-from pnpxai.errors import UnsupportedOperationError
+from pnpxai.errors import ModelError, UnsupportedOperationError
 from pnpxai.explainers import LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from pnpxai.relevance import Stabilizer
 from pnpxai.relevance.zennit_rules import gamma_rule
@@ -470,3 +470,47 @@ class TestGamma:
             with ZennitGradient(net, chosen) as attributor:
                 maps.append(attributor(x.clone().requires_grad_(), upper)[1])
         close(maps[0], maps[1], 1e-13)
+
+
+class Mixed(nn.Module):
+    """Every kind of linear map, in half precision under autocast or all in single precision."""
+
+    def __init__(self, half: bool) -> None:
+        super().__init__()
+        self.first, self.convolution, self.second = nn.Linear(6, 8), nn.Conv1d(1, 4, 3), nn.Linear(24, 3)
+        self.weight = nn.Parameter(torch.empty(3, 3))
+        self.half = half
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(n, 3)``."""
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half):
+            x = self.convolution(self.first(x).relu()[:, None]).flatten(1).relu()
+            x = torch.addmm(torch.ones(3), self.second(x).relu(), self.weight)
+            return (x @ self.weight).float()
+
+
+@pytest.mark.parametrize(
+    "explainer",
+    [LRPUniformEpsilon, LRPEpsilonPlus, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox],
+    ids=lambda each: each.__name__,
+)
+def test_under_autocast_relevance_is_that_of_single_precision_but_for_rounding(explainer: Any) -> None:
+    x, targets = batch(4, 6), torch.tensor([0, 1, 2, 0])
+    half, exact = (explainer(seeded(Mixed(way)), epsilon=0.25).attribute(x, targets) for way in (True, False))
+    assert 0 < (half - exact).abs().max() < 0.05 * exact.abs().max()  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize("product", [F.linear, torch.matmul], ids=["linear", "matmul"])
+def test_a_weight_that_is_changed_after_use_is_refused(product: Function) -> None:
+    class Fading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.eye(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = product(x, self.weight)
+            self.weight *= 0.5
+            return found
+
+    with pytest.raises(ModelError, match="changed after use"):
+        LRPUniformEpsilon(Fading()).attribute(batch(2, 3), 0)
