@@ -16,7 +16,7 @@ from pnpxai.callables import Model, model_name, module_of
 from pnpxai.chunks import out_of_memory
 from pnpxai.errors import InputError, ModelError, ParameterError, PnPXAIError
 from pnpxai.forward._counting import count
-from pnpxai.forward._tokens import Lookup, Tokens, along, substituted
+from pnpxai.forward._tokens import Lookup, Substitution, Tokens, along
 from pnpxai.outputs import output_tensor
 
 
@@ -180,7 +180,7 @@ class Batch:
                 listed = () if isinstance(extra, dict) else tuple(map(_own, extra))
                 compiled = self.compile and not substitutes and not torch.is_grad_enabled()
                 model: Callable[..., Any] = self.compiled if compiled else self.model
-                with substituted(substitutes):
+                with Substitution(substitutes) if substitutes else contextlib.nullcontext():
                     returned = model(*(() if self.names else arguments), *listed, **named)
                 if not isinstance(returned, Tensor):  # what is made of several tensors is computed with the inputs, too
                     returned = output_tensor(returned, device)

@@ -73,8 +73,8 @@ def moved(explained: Tensor, device: torch.device, dtype: torch.dtype | None) ->
     Raises:
         InputError: numbers that are not finite there.
     """
-    found = explained.detach().clone().to(device, dtype if explained.is_floating_point() else None)
-    if not all_finite(found):
+    found = explained.detach().to(device, dtype if explained.is_floating_point() else None, copy=True)
+    if found.dtype != explained.dtype and not all_finite(found):
         raise InputError(
             f"inputs that are finite in the model's {found.dtype}",
             f"larger values in {explained.dtype}",

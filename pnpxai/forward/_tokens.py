@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,13 +250,3 @@ def _same(ids: Tensor, own: Tensor) -> bool:
     if ids.numel() != own.numel() or ids.device != own.device:
         return False
     return ids.data_ptr() == own.data_ptr() or torch.equal(ids.reshape(own.shape).to(own.dtype), own)
-
-
-@contextlib.contextmanager
-def substituted(given: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Iterator[None]:
-    """`Substitution`, or nothing where nothing is given."""
-    if not given:
-        yield
-        return
-    with Substitution(given):
-        yield
