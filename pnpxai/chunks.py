@@ -108,7 +108,8 @@ def channels_last_for(
         n_samples: how many are to be asked about.
         run: lets some samples pass, in channels-last order or not, and returns the outputs when they are there.
     """
-    if not (isinstance(model, nn.Module) and any(each.ndim == 4 for each in inputs) and _convolves_plainly(model)):
+    images = any(each.ndim == 4 for each in inputs) and _can_be_timed(inputs)
+    if not (images and isinstance(model, nn.Module) and _convolves_plainly(model)):
         return False
     return _tried(model, inputs, ("channels last", kind), n_samples, False, lambda: _quicker_channels_last(run))
 
@@ -154,7 +155,7 @@ def _tried(
         trial: finds it.
     """
     device = inputs[0].device
-    if sample_bytes(inputs) < TIMED_BYTES or not all(each.is_floating_point() for each in inputs):
+    if not _can_be_timed(inputs):
         return otherwise
     known, asked = remembered(_found, model), remembered(_asked, model)
     if known is None or asked is None:
@@ -168,6 +169,10 @@ def _tried(
             known[what] = trial()
     found: T = known[what]
     return found
+
+
+def _can_be_timed(inputs: Sequence[Tensor]) -> bool:
+    return sample_bytes(inputs) >= TIMED_BYTES and all(each.is_floating_point() for each in inputs)
 
 
 def _key(inputs: Sequence[Tensor], kind: Hashable) -> Hashable:

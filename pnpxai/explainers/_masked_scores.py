@@ -62,22 +62,22 @@ class MaskedScorer:
             ModelError: a score that is not finite.
         """
         x, k, held = self.request.input, len(samples), MaskChunk.none()
-        samples = samples.to(x.device)
+        samples, exact = samples.to(x.device), exact_device(x)
         absent, whole = self.baseline[samples], x[samples]
+        rows, index = torch.empty(0), samples  # of the portion that was built last
 
         def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
-            nonlocal held
+            nonlocal held, rows, index
             a, b = first + start // k, first - (-stop // k)
             if b > held.last:
                 held = self.bank.draw(a, min(-(-b // BLOCK) * BLOCK, last), x.device)  # whole blocks are drawn
             masks = held.masks[a - held.first : b - held.first].to(x.dtype)
             masks = masks if self.bank.grid is None else masks[:, None]
-            places = torch.arange(start, stop, device=x.device) % k
-            return [_masked(absent, whole, masks, start % k, stop - start)], samples[places]
+            rows = torch.arange(start, stop, device=x.device)
+            index = samples[rows % k]
+            return [_masked(absent, whole, masks, start % k, stop - start)], index
 
         def read(start: int, stop: int, outputs: Tensor) -> None:
-            rows, exact = torch.arange(start, stop, device=x.device), exact_device(x)
-            index = samples[rows % k]
             scores = finite(self.score(outputs, index))
             consume(held, (rows // k + first - held.first).to(exact), index.to(exact), scores)
 

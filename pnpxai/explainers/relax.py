@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -126,7 +126,9 @@ class RELAX(Explainer):
 
     def request(self, inputs: Any, targets: Targets = None) -> Request:
         """As of `Explainer`, to a compiled model if that is asked for."""
-        return replace(super().request(inputs, targets), compile=self.compile)
+        request = super().request(inputs, targets)
+        request.compile = self.compile
+        return request
 
     def explain(self, inputs: Any, targets: Targets = None) -> RelaxExplanation:
         """Importance, uncertainty and the uncertainty-filtered importance of a batch, from one pass.

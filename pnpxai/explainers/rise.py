@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -166,7 +166,9 @@ class RISE(Explainer):
 
     def request(self, inputs: Any, targets: Targets = None) -> Request:
         """As of `Explainer`, to a compiled model if that is asked for."""
-        return replace(super().request(inputs, targets), compile=self.compile)
+        request = super().request(inputs, targets)
+        request.compile = self.compile
+        return request
 
     def explain(self, inputs: Any, targets: Targets = None) -> RiseExplanation:
         """The map and its standard error, by the estimator ``"ridge"``.
