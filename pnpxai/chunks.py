@@ -39,6 +39,8 @@ EVENLY = 8
 """Samples of one timing in those rounds, at least: single passes of few samples would have more luck than others."""
 HOPELESS, CLOSE = 1.6, 1.1
 """Sizes that took more than so many times the least are not timed in turn, or not in the end."""
+FEW, LARGER = 4, 1.25
+"""Fewer portions than these are made even, if that makes them so many times as large at most."""
 SLOWER = 1.02
 """Sizes that take so many times the least are as good, and the smallest of them is taken."""
 AGREES = 1e-3
@@ -73,7 +75,8 @@ def chunk_size_for(
     Else the fastest, which is tried once, as soon as what has been asked for makes it worth that, and remembered for
     the model, the inputs' shapes, dtypes and device, the number of threads, the kind of pass and, where few are asked
     about at once, how many; until then the rule's. Where two sizes are about equal another process may choose the
-    other one; the model's answers then differ by rounding.
+    other one; the model's answers then differ by rounding. On the CPU it is moved a little where that makes a few
+    portions even, see `evened`.
 
     Args:
         model: the model.
@@ -87,11 +90,28 @@ def chunk_size_for(
         return 1
     rule, device = default_chunk_size(inputs), inputs[0].device
     most = min(LARGEST_CHUNK, ROOM * rule) if device.type == "cpu" else LARGEST_CHUNK
-    most = min(most, 1 << (n_samples - 1).bit_length())  # a larger one would never be full
-    if most == 1:
+    full = min(most, 1 << (n_samples - 1).bit_length())  # a larger one would never be full
+    if full == 1:
         return 1
     n = n_samples * rounds
-    return _tried(model, inputs, ("size", kind, most), n, rule, lambda: fastest_chunk_size(run, most, rule))
+    size = _tried(model, inputs, ("size", kind, full), n, rule, lambda: fastest_chunk_size(run, full, rule))
+    return evened(size, n_samples, most) if device.type == "cpu" else size
+
+
+def evened(size: int, n_samples: int, most: int) -> int:
+    """A size near another, of which a few portions come out alike; a small last one would take longer a sample.
+
+    Args:
+        size: the other.
+        n_samples: in all portions.
+        most: what it may be, unless ``size`` is more.
+
+    Example:
+        >>> evened(16, 18, most=64), evened(16, 50, most=64), evened(16, 18, most=16), evened(16, 1000, most=64)
+        (18, 17, 16, 16)
+    """
+    even = -(-n_samples // max(1, round(n_samples / size)))
+    return even if n_samples < FEW * size and even <= min(most, LARGER * size) else size
 
 
 def channels_last_for(

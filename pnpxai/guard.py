@@ -64,6 +64,7 @@ def _restored(model: Model) -> Iterator[None]:
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters.values()]
     held |= {id(each): each for module in modules for each in module._buffers.values() if each is not None}
     values = [(each, each.detach().clone()) for each in held.values()]
+    drawn_from = np.random.get_bit_generator()  # type: ignore[attr-defined]
     states = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()  # noqa: NPY002  # saved
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
@@ -96,6 +97,8 @@ def _restored(model: Model) -> Iterator[None]:
             if not torch.equal(each, value):
                 each.data.copy_(value)
         random.setstate(states[0])
+        if np.random.get_bit_generator() is not drawn_from:  # type: ignore[attr-defined]
+            np.random.set_bit_generator(drawn_from)  # type: ignore[attr-defined]
         np.random.set_state(states[1])  # noqa: NPY002  # restored
         torch.set_rng_state(states[2])
         if cuda is not None:

@@ -153,6 +153,17 @@ def test_blocks_may_be_nested(model: BatchNormNet) -> None:
         assert model.calls == 0
 
 
+def test_another_generator_of_numpys_is_taken_out_again(model: BatchNormNet) -> None:
+    own = np.random.get_bit_generator()
+    try:
+        with untouched(model), guard(model):
+            np.random.set_bit_generator(np.random.PCG64(1))
+            np.random.standard_normal()  # noqa: NPY002
+        assert np.random.get_bit_generator() is own
+    finally:
+        np.random.set_bit_generator(own)
+
+
 def test_the_model_is_in_eval_mode_inside() -> None:
     net = seeded(VGGLike()).train()
     inputs = batch(2, 3, 16, 16)

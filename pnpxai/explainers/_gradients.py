@@ -52,7 +52,8 @@ def frozen(model: Model) -> Iterator[None]:
         yield
     finally:
         for each in learning:
-            each.requires_grad_()
+            with torch.inference_mode() if each.is_inference() else contextlib.nullcontext():
+                each.requires_grad_()
 
 
 @contextlib.contextmanager

@@ -87,8 +87,7 @@ def bias_part(bias: Tensor | None, upper: Tensor) -> Tensor:
     """Σ of bias times upper, the bias along dimension 1."""
     if bias is None:
         return upper.new_zeros(())
-    summed = upper.sum([dim for dim in range(upper.ndim) if dim != 1])
-    return inner(bias.to(summed), summed)
+    return (bias * upper.sum([dim for dim in range(upper.ndim) if dim != 1])).sum()
 
 
 def _pull(graph: Tensor, leaf: Tensor) -> Pull:

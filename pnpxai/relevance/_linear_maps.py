@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pnpxai.errors import ModelError
 from pnpxai.relevance._call import Call, depends
@@ -103,11 +103,13 @@ def read_product(call: Call) -> tuple[Linear, Tensor] | None:
 
 
 def _product(x: Tensor, weight: Tensor, matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """A product with a matrix of the weight; None where autocast may have computed in another precision.
+    """A product with a matrix of the weight; None where the map may be another than that.
 
-    It refuses a weight that has been changed, as torch does where it goes back itself.
+    Autocast may have computed it in another precision, and a weight of another class in its own way. A weight that has
+    been changed is refused, as torch does where it goes back itself.
     """
-    if x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type) or weight.is_inference():
+    plain = type(weight) in (Tensor, nn.Parameter) and weight.ndim == 2 and not weight.is_inference()
+    if not plain or x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
         return None
     version = weight._version
 

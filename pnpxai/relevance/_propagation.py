@@ -114,6 +114,12 @@ class Propagation(TorchFunctionMode):
         call = None if self._in_one_operation else Call.of(func, tuple(args), kwargs, self._running.innermost)
         if call is None:
             return func(*args, **kwargs)
+        if call.kwargs.get("out") is not None:
+            raise UnsupportedOperationError(
+                "operations that return their result",
+                f"{call.name} in {call.place} with out=",
+                "Leave out= away, so that what becomes of the inputs can be followed.",
+            )
         rule = self.settings.operations.get(call.name) or OPERATIONS.get(call.name)
         if rule is None and getattr(func, "__name__", "") == "__get__":
             result = func(*args, **kwargs)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.errors import UnsupportedOperationError
-from pnpxai.relevance._call import Account, Call, Kept
+from pnpxai.relevance._call import Account, Call, Kept, depends, mapped
 from pnpxai.relevance._stabilizer import Stabilizer
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class StepRule(Rule):
         if isinstance(result, Tensor) and result.is_complex():
             raise unsupported(call)
         if not tensors or not isinstance(result, Tensor) or not result.is_floating_point():
-            return propagation.written(target, result)
+            return propagation.written(target, result if self.keeps_graph else mapped(result, _without_trail))
         keep = propagation.keeper.keep if self.keeps_values else _nothing
         step = self.step_class(
             own if self.keeps_graph else own.stripped(),
@@ -168,6 +168,11 @@ class StepRule(Rule):
 
     def remember(self, step: Any, call: Call) -> None:
         """Keep more for the way back; ``call`` has the model's own tensors, of which ``step.leaves`` are copies."""
+
+
+def _without_trail(value: Any) -> Any:
+    """A value that is refused where it is used, if it depends on the inputs: no rule has looked at it."""
+    return value.detach().requires_grad_() if depends(value) else value
 
 
 def _nothing(_: Tensor) -> Kept:

@@ -104,7 +104,9 @@ class Ledger:
         return pd.DataFrame(rows, columns=["operation", "place", *COLUMNS])
 
     def __str__(self) -> str:
-        table = self.to_frame().to_string(index=False, float_format=lambda each: f"{each:.4g}")
+        table = "no operation that relevance reached"
+        if self.entries:
+            table = self.to_frame().to_string(index=False, float_format=lambda each: f"{each:.4g}")
         total = (
             f"output {self.output:.6g} = map {self.explained:.6g} + bias {self.bias:.4g} + epsilon {self.epsilon:.4g}"
             f" + constants {self.constants:.4g} + unexplained {self.unexplained:.2g}"

@@ -371,6 +371,18 @@ def test_canonizers_that_do_not_fit_are_found_out() -> None:
         LRPEpsilonPlus(unequal, zennit_canonizers=[SequentialMergeBatchNorm()]).attribute(batch(1, 3, 8, 8))
 
 
+class Shifted(nn.Module):
+    """Adds a parameter, which needs no memory of the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.empty(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the inputs' shape."""
+        return (x + self.shift).relu()
+
+
 @each_of_four
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_no_harm_in_any_mode(
@@ -384,6 +396,14 @@ def test_no_harm_in_any_mode(
         same(cls(net).attribute(x), whole, 1e-5)
     same(cls(net).attribute(x[3:4]), whole[3:4], 1e-5)
     same(cls(Wrapped(net, as_dict).eval()).attribute(x), whole, 1e-5)
+
+
+def test_a_model_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        net, x = seeded(Shifted()), batch(2, 3)
+        with untouched(net, x):
+            found = LRPUniformEpsilon(net, epsilon=1e-9).attribute(x, 0)
+    assert torch.equal(found, LRPUniformEpsilon(seeded(Shifted()), epsilon=1e-9).attribute(batch(2, 3), 0))
 
 
 @each_of_four

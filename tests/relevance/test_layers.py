@@ -95,6 +95,18 @@ def patched() -> nn.Module:
     return conv
 
 
+class Doubled(Tensor):
+    """A weight that is kept at half its value, as quantised ones are kept in other numbers."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Double it where it is a layer's."""
+        if func is F.linear:
+            x, weight, *rest = args
+            return func(x, 2 * weight.as_subclass(Tensor), *rest, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
 W = numbers(3, 2, 2, 2, seed=8)
 B = numbers(3, seed=9)
 IMAGE = (1, 2, 4, 4)
@@ -127,6 +139,14 @@ LINEARS: dict[str, tuple[Callable[[], nn.Module | Callable[[Tensor], Tensor]], t
     "mm": (lambda: lambda x: torch.mm(x, W[:, 0].reshape(4, 3)), (2, 4)),
     "addmm": (lambda: lambda x: torch.addmm(B, x, W[:, 0].reshape(4, 3)), (2, 4)),
     "lazy": (lambda: nn.LazyLinear(3), (2, 4)),
+    "one bias": (lambda: lambda x: F.linear(x, W[:, 0].reshape(3, 4), B[0]), (2, 4)),
+    "one bias in a row": (lambda: lambda x: F.linear(x, W[:, 0].reshape(3, 4), B[:1]), (2, 3, 4)),
+    "to one number": (lambda: lambda x: F.linear(x, W[0, 0].flatten()), (2, 4)),
+    "to one number, as many as features": (lambda: lambda x: F.linear(x, W[0, 0].flatten()), (4, 4)),
+    "a weight with a way of its own": (
+        lambda: lambda x: F.linear(x, W[:, 0].reshape(3, 4).as_subclass(Doubled), B),
+        (2, 4),
+    ),
 }
 
 

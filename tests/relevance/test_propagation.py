@@ -286,6 +286,20 @@ def test_a_model_that_is_a_script_is_refused(make: Callable[[], nn.Module]) -> N
         LRPUniformEpsilon(make()).attribute(batch(2, 4), 1)
 
 
+@pytest.mark.parametrize("rule", ["mm", "mul"])
+def test_results_that_are_written_elsewhere_are_refused(rule: str) -> None:
+    linear = seeded(nn.Linear(4, 4))
+
+    def forward(x: Tensor) -> Tensor:
+        written = torch.empty(len(x), 4)
+        getattr(torch, rule)(x, linear.weight.T if rule == "mm" else 2, out=written)
+        return linear(x) + written
+
+    net, x = Function(forward, l=linear), batch(2, 4)
+    with untouched(net, x), pytest.raises(UnsupportedOperationError, match="out="):
+        LRPUniformEpsilon(net).attribute(x, 1)
+
+
 def test_what_leaves_torch_is_refused() -> None:
     net = Function(lambda x: net.l(torch.from_numpy(x.relu().detach().numpy())), l=nn.Linear(4, 3))
     with pytest.raises(UnsupportedOperationError, match="numpy in the model itself"):
@@ -610,6 +624,27 @@ def test_a_warning_where_a_rule_loses_relevance(told: bool) -> None:
         assert [each.category for each in caught][:1] == [RelevanceWarning]
         assert "ledger" in str(caught[0].message)
         assert entry.unexplained == pytest.approx(float(expected.sum()))
+
+
+class Returned(nn.Module):
+    """Gives back what it got, and more."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """What it got."""
+        return x, x.shape
+
+
+def test_a_rule_for_a_module_that_returns_several_is_not_passed_by() -> None:
+    returned, head = Returned(), seeded(nn.Linear(4, 3))
+    with table_kept():
+        register_rule(Returned, Pass())
+        with pytest.raises(UnsupportedOperationError, match="made out of sight"):
+            LRPUniformEpsilon(Function(lambda x: head(returned(x)[0]), r=returned, h=head)).attribute(batch(2, 4), 1)
+
+
+def test_the_ledger_of_no_operation() -> None:
+    ledger = LRPUniformEpsilon(nn.Identity()).ledger(batch(2, 4), 1)
+    assert str(ledger).startswith("no operation that relevance reached\noutput")
 
 
 def test_rules_that_are_none() -> None:
