@@ -147,6 +147,15 @@ def test_no_more_are_tried_than_are_asked_about_at_once() -> None:
         assert max(machine.sizes, default=0) == (0 if n == 8 else most)  # 6 and 8 go together
 
 
+@pytest.mark.parametrize(
+    ("rule", "n", "expected"),
+    [(16, 18, 18), (16, 20, 20), (16, 21, 16), (16, 25, 13), (16, 50, 17), (16, 5, 5), (16, 1000, 16), (256, 300, 256)],
+)
+def test_few_portions_come_out_alike(rule: int, n: int, expected: int, set_chunk_size: Callable[[int], None]) -> None:
+    set_chunk_size(rule)
+    assert chunk_size_for(nn.Linear(2, 2), [torch.zeros(1, 2)], "forward", n, lambda size: None) == expected
+
+
 def test_it_is_tried_once_for_a_model_and_a_shape() -> None:
     machine = Machine(lambda size: size * (1 + size / 10))
     model, photo, other = nn.Linear(2, 2), torch.zeros(1, 3, 96, 96), torch.zeros(1, 3, 128, 128)
