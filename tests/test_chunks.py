@@ -256,14 +256,15 @@ def test_a_trial_changes_neither_map_nor_random_numbers(
     monkeypatch.setattr(chunks, "WORTH_TIMING", 1)
     model, inputs = nn.Sequential(seeded(VGGLike()), nn.Dropout()), batch(2, 3, 16, 16)
     (name,) = explainer.BUDGET
-    made = explainer(model.eval(), **{name: 200})
+    made, asked = explainer(model.eval(), **{name: 200}), list[int]()
+    model.register_forward_hook(lambda _module, inputs, _output: asked.append(len(inputs[0])))
     torch.manual_seed(0)
     with count_forwards() as first:
         maps = made.attribute(inputs)
-    drawn = torch.rand(2)
+    drawn, with_trial = torch.rand(2), sum(asked)
     torch.manual_seed(0)
     with count_forwards() as second:
         again = made.attribute(inputs)
     assert torch.equal(maps, again)
     assert torch.equal(drawn, torch.rand(2))
-    assert first.n_samples > second.n_samples == 2 * 201
+    assert with_trial > first.n_samples == second.n_samples == sum(asked) - with_trial == 2 * 201

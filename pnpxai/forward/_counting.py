@@ -28,6 +28,8 @@ _counters: ContextVar[tuple[ForwardCounter, ...]] = ContextVar("pnpxai_forward_c
 def count_forwards() -> Iterator[ForwardCounter]:
     """Count the model forwards inside the block; blocks may be nested.
 
+    What is asked once for a model to find out how to ask it (see `pnpxai.chunks`) does not count.
+
     Example:
         >>> import torch
         >>> from pnpxai.forward import Request
@@ -50,3 +52,13 @@ def count(n_samples: int) -> None:
     for counter in _counters.get():
         counter.n_samples += n_samples
         counter.n_calls += 1
+
+
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """Let what the model is asked inside the block not count."""
+    token = _counters.set(())
+    try:
+        yield
+    finally:
+        _counters.reset(token)

@@ -16,6 +16,7 @@ from pnpxai.callables import Model, check_model
 from pnpxai.chunks import channels_last_for, chunk_size_for, default_chunk_size, keep_plain_order, out_of_memory
 from pnpxai.errors import ModelError
 from pnpxai.forward._batch import Batch
+from pnpxai.forward._counting import uncounted
 from pnpxai.forward._given import given, moved
 from pnpxai.forward._tokens import Tokens, lookups
 from pnpxai.outputs import Score, TargetFunction, joined, predicted, select
@@ -137,7 +138,8 @@ class Request(Batch):
 
     def n_at_once(self, n_items: int, kind: Hashable, attempt: Callable[[int], object], rounds: int = 1) -> int:
         """How many samples go through the model at once, of ``n_items``: ``chunk_size``, or see `chunk_size_for`."""
-        return self.chunk_size or chunk_size_for(self.model, self.passed, kind, n_items, attempt, rounds)
+        tried = uncounted()(attempt)
+        return self.chunk_size or chunk_size_for(self.model, self.passed, kind, n_items, tried, rounds)
 
     def stream(
         self,
@@ -192,7 +194,7 @@ class Request(Batch):
 
         with torch.no_grad():
             size = self.n_at_once(n_items, kind, attempt)
-            tried = functools.partial(attempt, min(size, default_chunk_size(self.passed)))
+            tried = functools.partial(uncounted()(attempt), min(size, default_chunk_size(self.passed)))
             # a compiled model has layouts of its own
             channels_last = not self.compile and channels_last_for(self.model, self.passed, kind, n_items, tried)
             for start, stop, outputs in self.portions(n_items, size, ask):

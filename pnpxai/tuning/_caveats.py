@@ -23,6 +23,7 @@ def caveats(result: TuneResult, targets: Targets, exhausted: bool) -> tuple[str,
     """
     return (
         *_about_judging(result),
+        *_about_defaults(result),
         *_about_the_race(result, exhausted),
         *_about_the_data(result, targets),
         *_about_controls(result),
@@ -39,11 +40,30 @@ def _about_judging(result: TuneResult) -> Iterator[str]:
     gain = result.runner_up
     if gain is not None and not gain.confirmed:
         first, second = (each.name for each in result.entries[:2])
-        lead = f"({first} less {second}: {gain.mean:+.3f}, {gain.low:+.3f} to {gain.high:+.3f} on {gain.n} samples)"
+        interval = f"{gain.mean:+.3f}, {gain.low:+.3f} to {gain.high:+.3f} on {gain.n} samples"
+        lead = f"({first} less {second}, each as tuned: {interval})"
         if gain.n >= FEWEST_TO_CONFIRM and gain.high < 0:
             yield f"The hold-out speaks for {second} rather than {first} {lead}."
         else:
             yield f"The hold-out does not settle which of {first} and {second} is better {lead}."
+
+
+def _about_defaults(result: TuneResult) -> Iterator[str]:
+    """The winner was chosen as tuned; where that is not recommended, others may be better in their defaults."""
+    entry, n = result.winner, len(result.tuning_index)
+    if result.recommended is not entry.default or not entry.default.scored(n):
+        return
+    sign, own = 1 if type(result.metric).HIGHER_IS_BETTER else -1, mean(entry.default.tuning_scores)
+    scored = {each.name: mean(each.default.tuning_scores) for each in result.entries if each.default.scored(n)}
+    better = {name: score for name, score in scored.items() if sign * (score - own) > 0}
+    if better:
+        others = ", ".join(
+            f"{name} {better[name]:.3f}" for name in sorted(better, key=lambda name: -sign * better[name])
+        )
+        yield (
+            f"{entry.name} was chosen as tuned. In default settings others have a better "
+            f"{type(result.metric).__name__} on the tuning samples: {others}, against {own:.3f}."
+        )
 
 
 def _about_the_race(result: TuneResult, exhausted: bool) -> Iterator[str]:
@@ -55,7 +75,7 @@ def _about_the_race(result: TuneResult, exhausted: bool) -> Iterator[str]:
         yield f"Not tried for want of trials or time: {', '.join(result.untried)}."
     once = [each.name for each in result.entries if each.n_trials <= 1 and type(each.tuned.explainer).TUNABLES]
     if once and not exhausted:
-        yield f"Tried with their default settings only, more trials may do better: {', '.join(once)}."
+        yield f"Tried once, more trials may do better: {', '.join(once)}."
     if exhausted:
         yield "There was nothing else to try: the search ended before n_trials."
     lucky = [f"{each.name} {each.tuned.seed_luck:+.3f}" for each in result.entries if each.tuned.seed_luck]

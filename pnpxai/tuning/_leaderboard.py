@@ -58,7 +58,7 @@ def as_text(result: TuneResult) -> str:
     board = result.leaderboard.drop(columns=["parameters", "p_value", "win_rate", "seconds_per_sample"])
     table = board.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="")
     better = "higher" if type(result.metric).HIGHER_IS_BETTER else "lower"
-    head = f"{type(result.metric).__name__}, {better} is better; best tuning score first"
+    head = f"{type(result.metric).__name__}, {better} is better; best tuning score first, then what the race stopped"
     return "\n".join([head, table, "", result.verdict, *(f"Note: {each}" for each in result.caveats)])
 
 

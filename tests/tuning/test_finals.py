@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from pnpxai.explainers._base import ANY_MODULE
 from pnpxai.forward import Request
 from pnpxai.metrics import AbPC, Complexity, MuFidelity, RelevanceMass, Sensitivity
 from pnpxai.postprocess import PostProcessor
+from pnpxai.tuning._caveats import caveats
 from pnpxai.tuning._ensemble import ENSEMBLE_SHARE, Ensemble
 from pnpxai.tuning._maps import MapCache, Samples
 from pnpxai.tuning._race import Race
 from pnpxai.tuning._run import Arm, Run
 from pnpxai.tuning._scores import ScoreBook
+from pnpxai.tuning._statistics import Gain
 from tests.nets import TinyTransformer, VGGLike, batch, seeded
 from tests.registry import unregistered
 
@@ -177,6 +180,27 @@ def test_without_holdout_another_metric_judges() -> None:
     assert result.recommended is chosen
     assert "MuFidelity" in result.verdict
     assert any("MuFidelity" in each for each in result.caveats)
+
+
+def test_others_with_better_defaults_are_named_where_the_default_is_recommended() -> None:
+    result = tuned(linear(), batch(24, 9), explainers=[Honest, "Gradient", "GradientXInput"], n_trials=3, pruner=None)
+    scores = {"Honest": 0.1, "Gradient": 0.2, "GradientXInput": 0.3}
+    unsure, sure = Gain(0.01, -0.02, 0.04, 0.5, 24), Gain(0.05, 0.01, 0.09, 0.75, 24)
+    n, entries = len(result.tuning_index), []
+    for name, score in scores.items():
+        entry = next(each for each in result.entries if each.name == name)
+        default = replace(entry.default, tuning_scores=(score,) * n)
+        entries.append(
+            replace(entry, default=default, tuned=replace(default, tuning_scores=(1 - score,) * n), gain=unsure)
+        )
+    told = caveats(replace(result, entries=tuple(entries), ensemble=None), None, False)
+    assert any(
+        "others have a better AbPC" in each and "GradientXInput 0.300, Gradient 0.200, against 0.100" in each
+        for each in told
+    )
+    confirmed = (replace(entries[0], gain=sure), *entries[1:])
+    told = caveats(replace(result, entries=confirmed, ensemble=None), None, False)
+    assert not any("others have a better" in each for each in told)
 
 
 def test_runner_up_is_compared_on_the_holdout() -> None:
