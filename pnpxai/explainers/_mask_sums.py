@@ -18,6 +18,9 @@ from pnpxai.precision import Precision
 
 S = TypeVar("S", bound="Sums")
 
+COLUMNS = 2**15
+"""Positions at which masks are added up at once: in float64, all of a large image's would need new memory each time."""
+
 
 class Sums(Protocol):
     """What is kept of masks and scores that have passed.
@@ -77,7 +80,8 @@ class MaskSums:
     def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         raised = torch.stack([scores ** (power + 1) for power in range(len(self.scores))])
         factors = torch.cat([fresh[None].to(scores), raised.flatten(0, 1)])
-        products = factors @ chunk.masks.flatten(1).to(scores)  # one, which reads the masks once
+        parts = chunk.masks.flatten(1).split(COLUMNS, 1)
+        products = torch.cat([factors @ part.to(scores) for part in parts], 1)  # which reads the masks once
         self.n_masks += int(fresh.sum())
         self.masks += products[0]
         self.scores += raised.sum(2)
