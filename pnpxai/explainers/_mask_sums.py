@@ -80,7 +80,7 @@ class MaskSums:
     def add(self, chunk: MaskChunk, fresh: Tensor, scores: Tensor, present: Tensor) -> None:
         raised = torch.stack([scores ** (power + 1) for power in range(len(self.scores))])
         factors = torch.cat([fresh[None].to(scores), raised.flatten(0, 1)])
-        parts = chunk.masks.flatten(1).split(COLUMNS, 1)
+        parts = torch.split(chunk.masks.flatten(1), COLUMNS, 1)
         products = torch.cat([factors @ part.to(scores) for part in parts], 1)  # which reads the masks once
         self.n_masks += int(fresh.sum())
         self.masks += products[0]
