@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pnpxai.errors import ModelError, ParameterError
-from pnpxai.explainers import RISE
+from pnpxai.explainers import RISE, _mask_sums
 from pnpxai.forward import count_forwards
 from tests.explainers.masks import draw_masks
 from tests.explainers.test_masks import linear_value
@@ -243,3 +243,11 @@ class NaNWithoutCorner(nn.Linear):
 def test_bad_parameters_and_models_say_so(change: dict[str, object], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         RISE(NaNWithoutCorner(6, 2), **{"n_masks": 20, **change}).attribute(torch.ones(1, 6), 0)
+
+
+@pytest.mark.parametrize("estimator", ["paper", "centered", "normalized"])
+def test_masks_are_added_up_part_by_part(estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, x = RISE(seeded(VGGLike()), n_masks=70, estimator=estimator), batch(3, 3, 16, 16)
+    whole = made.attribute(x, 1)
+    monkeypatch.setattr(_mask_sums, "COLUMNS", 37)  # 256 positions in seven parts
+    torch.testing.assert_close(made.attribute(x, 1), whole, rtol=1e-6, atol=1e-9)
