@@ -91,8 +91,6 @@ def chunk_size_for(
     rule, device = default_chunk_size(inputs), inputs[0].device
     most = min(LARGEST_CHUNK, ROOM * rule) if device.type == "cpu" else LARGEST_CHUNK
     full = min(most, 1 << (n_samples - 1).bit_length())  # a larger one would never be full
-    if full == 1:
-        return 1
     n = n_samples * rounds
     size = _tried(model, inputs, ("size", kind, full), n, rule, lambda: fastest_chunk_size(run, full, rule))
     return evened(size, n_samples, most) if device.type == "cpu" else size

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pnpxai.baselines import Baseline, baseline_for
+from pnpxai.batches import all_finite
 from pnpxai.chunks import sample_bytes
 from pnpxai.errors import ModelError
 from pnpxai.forward import Request
@@ -162,7 +163,7 @@ def _finite_scores(request: Request, n_each: int, changed: Callable[[int, int], 
 
     request.stream(len(request) * n_each, build, consume, fresh=True)
     scores = torch.cat(kept)
-    if not torch.isfinite(scores).all():
+    if not all_finite(scores):
         raise ModelError(
             "a model with finite outputs where features are removed",
             "NaN or infinity",

@@ -60,8 +60,8 @@ class Linear:
         return Linear(self._apply, self._weight, self._bias, scale=scale, shift=shift)
 
 
-def read_layer(call: Call) -> tuple[Linear, Tensor] | None:
-    """``linear`` and ``conv…``: input, weight, bias, the rest."""
+def read_layer(call: Call) -> Linear | None:
+    """``linear`` and ``conv…``: weight, bias, the rest."""
     x, weight, bias = call.argument(0, "input"), call.argument(1, "weight"), call.argument(2, "bias")
     if not depends(x) or depends(weight) or depends(bias):
         return None
@@ -73,10 +73,10 @@ def read_layer(call: Call) -> tuple[Linear, Tensor] | None:
         None if bias is None else bias.detach(),
         merges="transpose" not in call.name,
         transposed=_product(x, weight, weight) if call.name == "linear" else None,
-    ), x
+    )
 
 
-def read_addmm(call: Call) -> tuple[Linear, Tensor] | None:
+def read_addmm(call: Call) -> Linear | None:
     """``addmm(bias, x, weight)`` with a bias by column."""
     bias, x, weight = call.argument(0, "input"), call.argument(1, "mat1"), call.argument(2, "mat2")
     scaled = call.kwargs.get("beta", 1) != 1 or call.kwargs.get("alpha", 1) != 1
@@ -87,19 +87,17 @@ def read_addmm(call: Call) -> tuple[Linear, Tensor] | None:
         weight.detach(),
         bias.detach().reshape(-1),
         transposed=_product(x, weight, weight.mT),
-    ), x
+    )
 
 
-def read_product(call: Call) -> tuple[Linear, Tensor] | None:
+def read_product(call: Call) -> Linear | None:
     """``x @ weight`` with a constant matrix."""
     x, weight = call.argument(0, "input"), call.argument(1, "other", call.argument(1, "mat2"))
     if getattr(call.function, "__name__", "") == "__rmatmul__":
         x, weight = weight, x
     if not depends(x) or not isinstance(weight, Tensor) or depends(weight) or weight.ndim != 2 or x.ndim < 2:
         return None
-    return Linear(
-        lambda x, weight, bias: x @ weight, weight.detach(), None, transposed=_product(x, weight, weight.mT)
-    ), x
+    return Linear(lambda x, weight, bias: x @ weight, weight.detach(), None, transposed=_product(x, weight, weight.mT))
 
 
 def _product(x: Tensor, weight: Tensor, matrix: Tensor) -> Callable[[Tensor], Tensor] | None:

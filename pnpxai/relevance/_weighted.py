@@ -88,23 +88,20 @@ class Weighted(Rule):
 
     Args:
         kind: key of `STAND_INS`.
-        read: from a call to its linear map and the tensor that is mapped; None where the weights depend on the
-            inputs too.
+        read: from a call to its linear map; None where the weights depend on the inputs too.
         otherwise: the rule where ``read`` gives None.
     """
 
-    def __init__(
-        self, kind: str, read: Callable[[Call], tuple[Linear, Tensor] | None], otherwise: Rule | None = None
-    ) -> None:
+    def __init__(self, kind: str, read: Callable[[Call], Linear | None], otherwise: Rule | None = None) -> None:
         self.kind = kind
         self.read = read
         self.otherwise = otherwise
 
     def trace(self, call: Call, propagation: Propagation) -> Any:
         """Look at the weights."""
-        found = self.read(call)
-        if found is not None:
-            return Mapped(self.kind, found[0]).trace(call, propagation)
+        linear = self.read(call)
+        if linear is not None:
+            return Mapped(self.kind, linear).trace(call, propagation)
         if self.otherwise is None:
             raise UnsupportedOperationError(
                 "weights that do not depend on the inputs",
