@@ -23,7 +23,7 @@ ORDER: list[set[str]] = [
     {"tunable"},
     {"guard", "kept", "outputs"},
     {"targets"},
-    {"batches", "chunks", "pieces", "precision"},
+    {"batches", "chunks", "pieces", "precision", "scratch"},
     {"forward"},
     {"watch"},
     {"modules"},

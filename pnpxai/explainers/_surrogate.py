@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pnpxai.baselines import Baseline, FromBackground, baseline_for
-from pnpxai.explainers._masked_scores import finite
+from pnpxai.explainers._masked_scores import finite, remove_absent
 from pnpxai.feature_masks import FeatureMask, by_number, feature_mask_for, on_positions
 from pnpxai.forward import Request
 from pnpxai.outputs import Score, select
+from pnpxai.scratch import Scratch
 
 SCORES: tuple[Score, ...] = ("logit", "probability")
 
@@ -68,7 +69,7 @@ class CoalitionScores:
     def _ask(self, d: int, coalitions: Tensor) -> Tensor:
         x, samples = self.request.input, by_number(self.features)[d]
         k, r = len(samples), self.baseline.n_rows if isinstance(self.baseline, FromBackground) else 1
-        found = torch.zeros(k * len(coalitions), dtype=torch.float64)
+        found, room, replacing = torch.zeros(k * len(coalitions), dtype=torch.float64), Scratch(), Scratch()
 
         def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
             items = torch.arange(start, stop)
@@ -76,8 +77,8 @@ class CoalitionScores:
             index = samples[(pairs % k).to(x.device)]
             present = coalitions[pairs // k].to(x.device).gather(1, self.features[index].flatten(1))
             shape = (len(items), *(1,) * (x.ndim - self.features.ndim), *self.features.shape[1:])
-            present = present.reshape(shape)
-            return [torch.where(present, x[index], self._absent(index, present, pairs, items % r))], index
+            present, rows = present.reshape(shape), room.picked(x, index)
+            return [remove_absent(rows, self._absent(index, present, pairs, items % r, replacing), present)], index
 
         def read(start: int, stop: int, outputs: Tensor) -> None:
             pairs = torch.arange(start, stop) // r
@@ -88,10 +89,10 @@ class CoalitionScores:
         self.request.stream(len(found) * r, build, read, fresh=True)
         return found.reshape(-1, k).T
 
-    def _absent(self, index: Tensor, present: Tensor, pairs: Tensor, turns: Tensor) -> Tensor:
+    def _absent(self, index: Tensor, present: Tensor, pairs: Tensor, turns: Tensor, room: Scratch) -> Tensor:
         """What stands in for what is not ``present`` of samples ``index``, the rows of a pair found once."""
         if isinstance(self.baseline, Tensor):
-            return self.baseline[index]
+            return room.picked(self.baseline, index)
         x = self.request.input
         fresh = torch.cat([torch.tensor([True]), pairs[1:] > pairs[:-1]]).to(x.device)
         rows = self.baseline.rows(x[index[fresh]], present[fresh])

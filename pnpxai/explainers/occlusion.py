@@ -17,11 +17,12 @@ from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._by_feature import explained_by_feature, searched_without
 from pnpxai.explainers._mask_sums import as_maps
-from pnpxai.explainers._masked_scores import exact_device, finite
+from pnpxai.explainers._masked_scores import exact_device, finite, remove_absent
 from pnpxai.feature_masks import FeatureMask, FeatureMaskFunction
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, OrNone, WholeWithin, Within
 from pnpxai.outputs import Score, select
+from pnpxai.scratch import Scratch
 from pnpxai.tunable import Space, choices
 
 
@@ -177,6 +178,7 @@ def _scores_under_windows(
     begins = [torch.tensor(each, device=x.device) for each in starts]
     m = math.prod(places)
     scores = torch.empty(len(x) * m, dtype=torch.float64, device=exact_device(x))
+    rooms, replacing = [Scratch() for _ in request.inputs], Scratch()
 
     def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
         items = torch.arange(start, stop, device=x.device)
@@ -188,8 +190,8 @@ def _scores_under_windows(
             along = [length if each == axis else 1 for each in range(len(axes))]
             covered = covered & _covered(length, side, begins[axis][place]).reshape(-1, *along)
         covered = covered if x.ndim == 2 else covered[:, None]
-        rows = [each[index] for each in request.inputs]
-        rows[which] = torch.where(covered, baseline[index], rows[which])
+        rows = [room.picked(each, index) for room, each in zip(rooms, request.inputs, strict=True)]
+        remove_absent(rows[which], replacing.picked(baseline, index), covered.logical_not())
         return rows, index
 
     def read(start: int, stop: int, outputs: Tensor) -> None:

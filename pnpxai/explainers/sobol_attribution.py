@@ -18,12 +18,13 @@ from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._by_feature import ByFeature, further_by_feature, searched_without
 from pnpxai.explainers._mask_sums import as_maps
-from pnpxai.explainers._masked_scores import exact_device, finite
+from pnpxai.explainers._masked_scores import exact_device, finite, masked
 from pnpxai.explainers._masks import BLOCK, mask_grid, most_sobol_dimensions, sobol_block
 from pnpxai.feature_masks import FeatureMask, FeatureMaskFunction
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, OrNone, WholeWithin
 from pnpxai.outputs import Score, select
+from pnpxai.scratch import Scratch
 from pnpxai.tunable import Space, choices
 
 AT_ONCE = 4096
@@ -271,15 +272,15 @@ def _scores(request: Request, designs: Designs, baseline: Tensor, start: int, st
     """Each sample's scores under the masks of some designs, ``(n, designs, d + 2)``, float64."""
     x, n, d = request.input, len(request), designs.d
     points = designs.draw(start, stop).to(exact_device(x))
+    scratch = Scratch()
     scores = torch.empty(len(points) * (d + 2) * n, dtype=torch.float64, device=exact_device(x))
 
     def build(first: int, last: int) -> tuple[list[Tensor], Tensor]:
-        items = torch.arange(first, last, device=x.device)
+        index = torch.arange(first, last, device=x.device) % n
         numbers = torch.arange(first // n, -(-last // n), device=points.device)
-        masks = designs.masks(points, numbers).to(x)[items // n - first // n]
-        index = items % n
+        masks = designs.masks(points, numbers).to(x)
         masks = masks if x.ndim == 2 else masks[:, None]
-        return [torch.lerp(baseline[index], x[index], masks)], index
+        return [masked(baseline, x, masks, first % n, scratch.rows(x, last - first))], index
 
     def read(first: int, last: int, outputs: Tensor) -> None:
         index = torch.arange(first, last, device=outputs.device) % n

@@ -15,6 +15,7 @@ from pnpxai.errors import ModelError
 from pnpxai.forward import Request
 from pnpxai.outputs import Score, TargetFunction, select
 from pnpxai.postprocess import channel_axis, n_features
+from pnpxai.scratch import Scratch
 from pnpxai.targets import Target
 
 COPIED_BYTES = 2**13
@@ -108,9 +109,10 @@ def removal_scores(
     """
     inputs = request.inputs
     own, sizes = _apart(baseline, inputs), [n_features(each, channel_dim) for each in inputs]
+    rooms = [Scratch() for _ in inputs]
 
     def build(start: int, stop: int) -> list[Tensor]:
-        made, done = [_room(each, stop - start) for each in inputs], 0
+        made, done = [room.rows(each, stop - start) for room, each in zip(rooms, inputs, strict=True)], 0
         for rows, removals in portions(start, stop):
             gone = torch.split(removed(rows, removals), sizes, 2)
             for each, absent, away, out in zip(inputs, own, gone, made, strict=True):
@@ -129,15 +131,6 @@ def removal_scores(
         return [(rows, numbers(each.start, each.stop)[None]) for rows, each in found]
 
     return _finite_scores(request, n_removals, build, score)
-
-
-def _room(inputs: Tensor, n: int) -> Tensor:
-    """Memory for so many samples, in the order of the inputs' own."""
-    order = torch.contiguous_format
-    for ndim, channels_last in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if inputs.ndim == ndim and not inputs.is_contiguous() and inputs.is_contiguous(memory_format=channels_last):
-            order = channels_last
-    return torch.empty((n, *inputs.shape[1:]), dtype=inputs.dtype, device=inputs.device, memory_format=order)
 
 
 def baseline_scores(request: Request, baseline: Tensor, score: Score) -> Tensor:
