@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
@@ -34,15 +35,15 @@ class Scratch:
             >>> scratch.rows(torch.zeros(1, 3), 2).data_ptr() == place
             False
         """
-        shape = (n, *inputs.shape[1:])
-        order = _memory_format(inputs)
+        shape, order = (n, *inputs.shape[1:]), _order(inputs)
+        back = tuple(order.index(axis) for axis in range(inputs.ndim))
+        laid = [shape[axis] for axis in order]
         if inputs.device.type != "cpu":
-            return torch.empty(shape, dtype=inputs.dtype, device=inputs.device, memory_format=order)
-        n_bytes = inputs.element_size() * torch.Size(shape).numel()
+            return inputs.new_empty(laid).permute(back)
+        n_bytes = inputs.element_size() * math.prod(shape)
         if n_bytes > len(self._array) or sys.getrefcount(self._array) > self._alone:
             self._hold(n_bytes)
-        strides = torch.empty(shape, device="meta", memory_format=order).stride()
-        return torch.from_numpy(self._array)[:n_bytes].view(inputs.dtype).as_strided(shape, strides).detach()
+        return torch.from_numpy(self._array)[:n_bytes].view(inputs.dtype).view(laid).permute(back).detach()
 
     def picked(self, inputs: Tensor, index: Tensor) -> Tensor:
         """Copies of the samples numbered ``index`` ``(n,)``, with repetitions: ``(n, …)``."""
@@ -56,9 +57,10 @@ class Scratch:
         self._alone = sys.getrefcount(self._array)
 
 
-def _memory_format(inputs: Tensor) -> torch.memory_format:
-    """The order in which inputs lie."""
-    for ndim, channels_last in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if inputs.ndim == ndim and not inputs.is_contiguous() and inputs.is_contiguous(memory_format=channels_last):
-            return channels_last
-    return torch.contiguous_format
+def _order(inputs: Tensor) -> list[int]:
+    """The axes from the one whose neighbours lie farthest apart to the one whose lie closest."""
+    axes = list(range(inputs.ndim))
+    if inputs.is_contiguous() or 0 in inputs.stride():
+        return axes
+    steps = inputs.stride()
+    return sorted(axes, key=lambda axis: -steps[axis])

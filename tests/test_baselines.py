@@ -135,12 +135,21 @@ def test_one_value_a_channel() -> None:
     assert made.is_contiguous()
 
 
+def test_a_baseline_that_was_learned_takes_no_gradient() -> None:
+    learned = torch.ones(3, 4, requires_grad=True)
+    assert not baseline_for(lambda inputs: inputs * learned, batch(2, 3, 4)).requires_grad
+
+
 def wrong_shape(inputs: Tensor) -> Tensor:
     return inputs[:, :1]
 
 
 def not_finite(inputs: Tensor) -> Tensor:
     return inputs / 0
+
+
+def too_large(inputs: Tensor) -> Tensor:
+    return inputs.double() * 0 + 1e300  # not in float32
 
 
 def no_tensor(inputs: Tensor) -> Tensor:
@@ -152,6 +161,7 @@ def no_tensor(inputs: Tensor) -> Tensor:
     [
         (wrong_shape, r"\(2, 1, 4\)"),
         (not_finite, "NaN or infinity"),
+        (too_large, "NaN or infinity in torch.float32"),
         (no_tensor, "ndarray"),
         (math.nan, "NaN or infinity"),
         (torch.zeros(5), r"\(5,\)"),

@@ -42,13 +42,13 @@ def listening(net: nn.Module, keep: Callable[[Tensor], Any]) -> tuple[Callable[[
     return answer, kept
 
 
-def runs(model: Model, name: str) -> Tensor:
+def runs(model: Model, name: str, x: Tensor | None = None) -> Tensor:
     """Something that asks about many changed inputs, five at a time."""
-    x = batch(2, 3, 16, 16)
+    x = batch(2, 3, 16, 16) if x is None else x
     with mock.patch("pnpxai.forward._request.chunk_size_for", return_value=5):
         if hasattr(explainers, name):
             return getattr(explainers, name)(model).attribute(x, [0, 1])
-        return getattr(metrics, name)(model).evaluate(x, torch.tensor([0, 1]), batch(2, 16, 16, seed=3))
+        return getattr(metrics, name)(model).evaluate(x, torch.tensor([0, 1]), batch(2, *x.shape[2:], seed=3))
 
 
 @pytest.mark.parametrize("way", HOLDING)
@@ -106,6 +106,31 @@ def test_rows_lie_as_the_inputs_do(dtype: torch.dtype, shape: tuple[int, ...], o
     assert torch.equal(picked, like[index])
     assert picked.dtype == dtype
     assert picked.is_contiguous(memory_format=order)
+
+
+LAID: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "channels last": ((2, 16, 16, 3), (0, 3, 1, 2)),
+    "columns before rows": ((2, 3, 16, 16), (0, 1, 3, 2)),
+    "batch last": ((3, 16, 16, 2), (3, 0, 1, 2)),
+    "frames before channels": ((2, 4, 3, 4, 4), (0, 2, 1, 3, 4)),
+    "time before channels": ((2, 12, 3), (0, 2, 1)),
+}
+
+
+@pytest.mark.parametrize("laid", LAID)
+@pytest.mark.parametrize("name", PERTURBING)
+def test_a_model_may_view_inputs_as_they_lie(name: str, laid: str) -> None:
+    """Such as one that reads ``(n, c, t, h, w)`` frame by frame, where frames lie one behind the other."""
+    shape, axes = LAID[laid]
+    x, back = batch(*shape).permute(axes), [axes.index(axis) for axis in range(len(axes))]
+    weight = batch(x[0].numel(), 5, seed=2)
+
+    def views(rows: Tensor) -> Tensor:
+        lying = rows.permute(back)
+        assert lying.is_contiguous()
+        return rows.flatten(1) @ weight
+
+    assert torch.equal(runs(views, name, x), runs(lambda rows: rows.flatten(1) @ weight, name, x.contiguous()))
 
 
 @pytest.mark.parametrize("way", ["itself", "a view", "an array"])

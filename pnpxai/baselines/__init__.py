@@ -58,12 +58,12 @@ def baseline_for(
         made = function.of_tokens(inputs, lookup)
     else:
         made = function(inputs)
-    wrong_shape = not isinstance(made, Tensor) or made.shape != inputs.shape
-    if wrong_shape or not all_finite(made):
+    fits = isinstance(made, Tensor) and made.shape == inputs.shape
+    if not fits or not all_finite(made := made.detach().to(inputs)):
         received = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
         raise ParameterError(
             f"a finite baseline of the inputs' shape {tuple(inputs.shape)}",
-            received if wrong_shape else "NaN or infinity",
+            f"NaN or infinity in {inputs.dtype}" if fits else received,
             "Return a finite tensor of the same shape from the baseline function.",
         )
-    return made.to(inputs)
+    return made
