@@ -7,8 +7,12 @@ import sys
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+MAPPED_BYTES = 2**17
+"""Smaller tensors are made anew, which costs nothing: their memory is in the hands of the C library."""
+WASTED = 2
+"""How many times as much as is needed may be held."""
 ALIGNED = 64
 """Bytes, of which PyTorch has its own tensors begin at a multiple."""
 
@@ -28,29 +32,26 @@ class Scratch:
         """Memory for so many samples like those of ``inputs`` ``(k, …)``, in the order of theirs: ``(n, …)``.
 
         Example:
-            >>> scratch = Scratch()
-            >>> first = scratch.rows(torch.zeros(1, 3), 2)
-            >>> kept, place = first[0], first.data_ptr()
-            >>> del first
-            >>> scratch.rows(torch.zeros(1, 3), 2).data_ptr() == place
-            False
+            >>> scratch, image = Scratch(), torch.zeros(1, 3, 224, 224)
+            >>> rows = scratch.rows(image, 2)
+            >>> place, rows = rows.data_ptr(), None
+            >>> rows = scratch.rows(image, 2)
+            >>> rows.data_ptr() == place, scratch.rows(image, 2).data_ptr() == place
+            (True, False)
         """
         shape, order = (n, *inputs.shape[1:]), _order(inputs)
         back = tuple(order.index(axis) for axis in range(inputs.ndim))
         laid = [shape[axis] for axis in order]
-        if inputs.device.type != "cpu":
-            return inputs.new_empty(laid).permute(back)
         n_bytes = inputs.element_size() * math.prod(shape)
-        if n_bytes > len(self._array) or sys.getrefcount(self._array) > self._alone:
+        if n_bytes < MAPPED_BYTES or inputs.device.type != "cpu" or type(inputs) not in (Tensor, nn.Parameter):
+            return inputs.new_empty(laid).permute(back).detach()
+        if not n_bytes <= len(self._array) <= WASTED * n_bytes or sys.getrefcount(self._array) > self._alone:
             self._hold(n_bytes)
         return torch.from_numpy(self._array)[:n_bytes].view(inputs.dtype).view(laid).permute(back).detach()
 
-    def picked(self, inputs: Tensor, index: Tensor) -> Tensor:
-        """Copies of the samples numbered ``index`` ``(n,)``, with repetitions: ``(n, …)``."""
-        return torch.index_select(inputs, 0, index, out=self.rows(inputs, len(index)))
-
     def _hold(self, n_bytes: int) -> None:
         """Take an array of so many bytes, which nobody else refers to."""
+        self._array = np.empty(0, np.uint8)  # the last one is given back first
         memory = np.empty(n_bytes + ALIGNED, np.uint8)
         first = -memory.ctypes.data % ALIGNED
         self._array = memory[first : first + n_bytes]

@@ -23,7 +23,7 @@ ORDER: list[set[str]] = [
     {"tunable"},
     {"guard", "kept", "outputs"},
     {"targets"},
-    {"batches", "chunks", "pieces", "precision", "scratch"},
+    {"batches", "chunks", "pieces", "precision", "replacing", "scratch"},
     {"forward"},
     {"watch"},
     {"modules"},

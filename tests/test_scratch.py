@@ -17,6 +17,13 @@ from pnpxai.scratch import ALIGNED, Scratch
 from tests.nets import VGGLike, batch, seeded
 
 PERTURBING = ("RISE", "RELAX", "SobolAttribution", "Occlusion", "Lime", "KernelShap", "AbPC", "MuFidelity")
+
+
+@pytest.fixture(autouse=True)
+def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pnpxai.scratch.MAPPED_BYTES", 0)
+
+
 HOLDING: dict[str, Callable[[Tensor], Any]] = {
     "itself": lambda x: x,
     "a view": lambda x: x[0, 1:],
@@ -101,11 +108,27 @@ def test_a_larger_portion_has_room() -> None:
 )
 def test_rows_lie_as_the_inputs_do(dtype: torch.dtype, shape: tuple[int, ...], order: torch.memory_format) -> None:
     like = batch(2, *shape, dtype=dtype).contiguous(memory_format=order)
-    index = torch.tensor([1, 0, 0, 1, 1])
-    picked = Scratch().picked(like, index)
-    assert torch.equal(picked, like[index])
-    assert picked.dtype == dtype
-    assert picked.is_contiguous(memory_format=order)
+    rows = Scratch().rows(like, 5)
+    assert rows.shape == (5, *shape)
+    assert rows.dtype == dtype
+    assert rows.is_contiguous(memory_format=order)
+
+
+class Marked(Tensor):
+    """A tensor of another class."""
+
+
+def test_other_classes_of_tensors_stay_what_they_are() -> None:
+    like, scratch = batch(1, 3, 4, 4).as_subclass(Marked), Scratch()
+    assert isinstance(scratch.rows(like, 2), Marked)
+    assert type(scratch.rows(torch.nn.Parameter(batch(1, 3, 4, 4)), 2)) is Tensor
+
+
+def test_memory_of_larger_portions_is_given_back() -> None:
+    """Such as of those that were too large for the model."""
+    scratch, like = Scratch(), batch(1, 3, 4, 4)
+    for n, held in ((64, 64), (32, 64), (8, 8)):
+        assert scratch.rows(like, n).untyped_storage().nbytes() == held * 3 * 4 * 4 * 4
 
 
 LAID: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -130,7 +153,7 @@ def test_a_model_may_view_inputs_as_they_lie(name: str, laid: str) -> None:
         assert lying.is_contiguous()
         return rows.flatten(1) @ weight
 
-    assert torch.equal(runs(views, name, x), runs(lambda rows: rows.flatten(1) @ weight, name, x.contiguous()))
+    torch.testing.assert_close(runs(views, name, x), runs(lambda rows: rows.flatten(1) @ weight, name, x.contiguous()))
 
 
 @pytest.mark.parametrize("way", ["itself", "a view", "an array"])

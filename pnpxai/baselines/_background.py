@@ -46,14 +46,14 @@ class FromBackground(BaselineFunction):
         given = self.background
         wanted = ", ".join(map(str, ("m", *inputs.shape[1:])))
         fits = isinstance(given, Tensor) and given.ndim == inputs.ndim and given.shape[1:] == inputs.shape[1:]
-        if not fits or not len(given) or not all_finite(given):
+        if not fits or not len(given) or not all_finite(given := given.detach().to(inputs)):
             received = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
             raise ParameterError(
                 f"a background as a tensor of shape ({wanted}) with m ≥ 1 rows",
                 f"NaN or infinity, {received}" if fits and len(given) else received,
                 "Pass some samples as a batch, prepared as the inputs are, e.g. torch.from_numpy(rows).",
             )
-        return given.detach().to(inputs)
+        return given
 
 
 class Marginal(FromBackground):

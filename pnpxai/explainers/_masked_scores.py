@@ -121,22 +121,6 @@ def masked(absent: Tensor, whole: Tensor, masks: Tensor, start: int, out: Tensor
     return out
 
 
-def remove_absent(samples: Tensor, absent: Tensor, present: Tensor) -> Tensor:
-    """Let something else stand where features are absent, in place.
-
-    Args:
-        samples: ``(n, …)``.
-        absent: what stands for absence, of their shape.
-        present: whether a feature is there, ``(n, …)`` or with one channel for all.
-
-    Example:
-        >>> remove_absent(torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([[True, False]])).tolist()
-        [[1.0, 0.0]]
-    """
-    weights = present.to(samples.dtype)
-    return samples.mul_(weights).addcmul_(absent, 1 - weights)  # a tenth of torch.where's time; nothing is infinite
-
-
 def finite(scores: Tensor, how: str = "masked") -> Tensor:
     """The scores of inputs of which something was taken away.
 

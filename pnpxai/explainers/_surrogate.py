@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pnpxai.baselines import Baseline, FromBackground, baseline_for
-from pnpxai.explainers._masked_scores import finite, remove_absent
+from pnpxai.explainers._masked_scores import finite
 from pnpxai.feature_masks import FeatureMask, by_number, feature_mask_for, on_positions
 from pnpxai.forward import Request
 from pnpxai.outputs import Score, select
+from pnpxai.replacing import rectangles, replaced
 from pnpxai.scratch import Scratch
 
 SCORES: tuple[Score, ...] = ("logit", "probability")
@@ -67,36 +68,53 @@ class CoalitionScores:
         return replace(self, known=found)
 
     def _ask(self, d: int, coalitions: Tensor) -> Tensor:
-        x, samples = self.request.input, by_number(self.features)[d]
-        k, r = len(samples), self.baseline.n_rows if isinstance(self.baseline, FromBackground) else 1
-        found, room, replacing = torch.zeros(k * len(coalitions), dtype=torch.float64), Scratch(), Scratch()
+        samples, r = by_number(self.features)[d], self._n_rows
+        x, features = self.request.input[samples], self.features[samples]
+        n_each, room = len(coalitions) * r, Scratch()
+        found = torch.zeros(len(samples) * len(coalitions), dtype=torch.float64)
 
         def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
-            items = torch.arange(start, stop)
-            pairs = items // r  # of a coalition and a sample
-            index = samples[(pairs % k).to(x.device)]
-            present = coalitions[pairs // k].to(x.device).gather(1, self.features[index].flatten(1))
-            shape = (len(items), *(1,) * (x.ndim - self.features.ndim), *self.features.shape[1:])
-            present, rows = present.reshape(shape), room.picked(x, index)
-            return [remove_absent(rows, self._absent(index, present, pairs, items % r, replacing), present)], index
+            out, done = room.rows(x, stop - start), 0
+            for own, items in rectangles(start, stop, n_each):
+                numbers = torch.arange(items.start, items.stop)
+                asked, cells = coalitions[numbers // r].to(x.device), features[own].flatten(1)
+                present = asked.expand(len(cells), -1, -1).gather(2, cells[:, None].expand(-1, len(asked), -1))
+                present = present.reshape(*present.shape[:2], *(1,) * (x.ndim - features.ndim), *features.shape[1:])
+                n = len(cells) * len(asked)
+                apart = out[done : done + n].view(len(cells), len(asked), *x.shape[1:])
+                replaced(x[own, None], self._absent(samples[own], present, numbers), ~present, apart)
+                done += n
+            return [out], samples[torch.arange(start, stop, device=samples.device) // n_each]
 
         def read(start: int, stop: int, outputs: Tensor) -> None:
-            pairs = torch.arange(start, stop) // r
-            index = samples[(pairs % k).to(x.device)]
+            items = torch.arange(start, stop)
+            index = samples[(items // n_each).to(samples.device)]
             scores = finite(select(outputs, self.request.targets_for(index), self.score))
-            found.index_add_(0, pairs, scores.cpu().double() / r)
+            found.index_add_(0, items // r, scores.cpu().double() / r)
 
         self.request.stream(len(found) * r, build, read, fresh=True)
-        return found.reshape(-1, k).T
+        return found.reshape(len(samples), len(coalitions))
 
-    def _absent(self, index: Tensor, present: Tensor, pairs: Tensor, turns: Tensor, room: Scratch) -> Tensor:
-        """What stands in for what is not ``present`` of samples ``index``, the rows of a pair found once."""
+    @property
+    def _n_rows(self) -> int:
+        """How many versions of a sample without some features there are."""
+        return self.baseline.n_rows if isinstance(self.baseline, FromBackground) else 1
+
+    def _absent(self, samples: Tensor, present: Tensor, numbers: Tensor) -> Tensor:
+        """What stands in for what is not ``present`` ``(k, m, …)`` of samples, by the numbers of their items ``(m,)``.
+
+        Returns:
+            ``(k, m, …)``, or ``(k, 1, …)`` where it is the same for all.
+        """
         if isinstance(self.baseline, Tensor):
-            return room.picked(self.baseline, index)
-        x = self.request.input
-        fresh = torch.cat([torch.tensor([True]), pairs[1:] > pairs[:-1]]).to(x.device)
-        rows = self.baseline.rows(x[index[fresh]], present[fresh])
-        return self.baseline.background[rows[fresh.cumsum(0) - 1, turns.to(x.device)]]
+            return self.baseline[samples, None]
+        r, x = self._n_rows, self.request.input
+        pairs, turns = numbers // r, numbers % r
+        first = torch.cat([torch.tensor([True]), pairs[1:] > pairs[:-1]]).to(x.device)  # a pair's rows are found once
+        asked = present[:, first]
+        rows = self.baseline.rows(x[samples].repeat_interleave(asked.shape[1], 0), asked.flatten(0, 1))
+        rows = rows.reshape(*asked.shape[:2], r)[:, first.cumsum(0) - 1, turns.to(x.device)]
+        return self.baseline.background[rows]
 
     def maps(self, effects: Mapping[int, Tensor]) -> Tensor:
         """The effect of each position's feature, from ``(k, d)`` for each: ``(n, d)``, or with channels, or one."""

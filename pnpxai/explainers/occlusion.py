@@ -17,11 +17,12 @@ from pnpxai.errors import ParameterError
 from pnpxai.explainers._base import ANY_MODULE, Explainer
 from pnpxai.explainers._by_feature import explained_by_feature, searched_without
 from pnpxai.explainers._mask_sums import as_maps
-from pnpxai.explainers._masked_scores import exact_device, finite, remove_absent
+from pnpxai.explainers._masked_scores import exact_device, finite
 from pnpxai.feature_masks import FeatureMask, FeatureMaskFunction
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, OrNone, WholeWithin, Within
 from pnpxai.outputs import Score, select
+from pnpxai.replacing import rectangles, replaced
 from pnpxai.scratch import Scratch
 from pnpxai.tunable import Space, choices
 
@@ -178,21 +179,32 @@ def _scores_under_windows(
     begins = [torch.tensor(each, device=x.device) for each in starts]
     m = math.prod(places)
     scores = torch.empty(len(x) * m, dtype=torch.float64, device=exact_device(x))
-    rooms, replacing = [Scratch() for _ in request.inputs], Scratch()
+    rooms = [Scratch() for _ in request.inputs]
 
-    def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
-        items = torch.arange(start, stop, device=x.device)
-        index = items // m
-        covered = x.new_ones(len(items), *[1] * len(axes), dtype=torch.bool)
+    def covered(windows: slice) -> Tensor:
+        numbers = torch.arange(windows.start, windows.stop, device=x.device)
+        found = x.new_ones(len(numbers), *[1] * len(axes), dtype=torch.bool)
         for axis, (length, side, place) in enumerate(
-            zip(axes, window, torch.unravel_index(items % m, places), strict=True)
+            zip(axes, window, torch.unravel_index(numbers, places), strict=True)
         ):
             along = [length if each == axis else 1 for each in range(len(axes))]
-            covered = covered & _covered(length, side, begins[axis][place]).reshape(-1, *along)
-        covered = covered if x.ndim == 2 else covered[:, None]
-        rows = [room.picked(each, index) for room, each in zip(rooms, request.inputs, strict=True)]
-        remove_absent(rows[which], replacing.picked(baseline, index), covered.logical_not())
-        return rows, index
+            found = found & _covered(length, side, begins[axis][place]).reshape(-1, *along)
+        return found if x.ndim == 2 else found[:, None]
+
+    def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
+        made = [room.rows(each, stop - start) for room, each in zip(rooms, request.inputs, strict=True)]
+        done = 0
+        for own, windows in rectangles(start, stop, m):
+            gone = covered(windows)
+            n = (own.stop - own.start) * len(gone)
+            for number, (each, out) in enumerate(zip(request.inputs, made, strict=True)):
+                apart = out[done : done + n].view(-1, len(gone), *each.shape[1:])
+                if number == which:
+                    replaced(each[own, None], baseline[own, None], gone, apart)
+                else:
+                    apart.copy_(each[own, None])
+            done += n
+        return made, torch.arange(start, stop, device=x.device) // m
 
     def read(start: int, stop: int, outputs: Tensor) -> None:
         index = torch.arange(start, stop, device=outputs.device) // m

@@ -15,6 +15,7 @@ from pnpxai.errors import ModelError
 from pnpxai.forward import Request
 from pnpxai.outputs import Score, TargetFunction, select
 from pnpxai.postprocess import channel_axis, n_features
+from pnpxai.replacing import rectangles, replaced
 from pnpxai.scratch import Scratch
 from pnpxai.targets import Target
 
@@ -39,27 +40,9 @@ def remove(inputs: Tensor, baseline: Tensor, removed: Tensor, channel_dim: int |
     """
     axis = channel_axis(channel_dim, inputs.ndim)
     shape = [1 if each == axis else size for each, size in enumerate(inputs.shape)][1:]
-    gone = removed.reshape(*removed.shape[:2], *shape).to(inputs.dtype)
-    apart = out.view(len(inputs), removed.shape[1], *inputs.shape[1:])
-    torch.mul(inputs[:, None], 1 - gone, out=apart)  # takes a third of what torch.where takes, and nothing is infinite
-    apart.addcmul_(baseline[:, None], gone)
+    gone = removed.reshape(*removed.shape[:2], *shape)
+    replaced(inputs[:, None], baseline[:, None], gone, out.view(len(inputs), removed.shape[1], *inputs.shape[1:]))
     return out
-
-
-def rectangles(start: int, stop: int, n_each: int) -> list[tuple[slice, slice]]:
-    """Items in a row, ``n_each`` of every sample, as few samples times few of their items.
-
-    Example:
-        >>> rectangles(2, 7, 4)
-        [(slice(0, 1, None), slice(2, 4, None)), (slice(1, 2, None), slice(0, 3, None))]
-    """
-    (first, begun), (last, left) = divmod(start, n_each), divmod(stop, n_each)
-    if first == last:
-        return [(slice(first, first + 1), slice(begun, left))]
-    whole = first + (begun > 0)
-    found = [(slice(first, whole), slice(begun, n_each)), (slice(whole, last), slice(0, n_each))]
-    found.append((slice(last, last + 1), slice(0, left)))
-    return [(rows, items) for rows, items in found if rows.start < rows.stop and items.start < items.stop]
 
 
 def baselines(request: Request, baseline_fn: Baseline, channel_dim: int | None) -> Tensor:

@@ -15,7 +15,7 @@ from pnpxai.errors import InputError, ModelError, ParameterError, TargetError, U
 from pnpxai.forward import count_forwards
 from pnpxai.metrics import AbPC, Deletion, Insertion, LeRF, MoRF
 from pnpxai.metrics._curves import ranks, removal_counts
-from pnpxai.metrics._removal import rectangles
+from pnpxai.replacing import rectangles
 from tests.metrics.oracles import linear_model, slow_curve, tie_order, trapezoid
 from tests.nets import MLP, TinyTransformer, VGGLike, batch, seeded
 
