@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -44,3 +46,14 @@ def rectangles(start: int, stop: int, n_each: int) -> list[tuple[slice, slice]]:
     found = [(slice(first, whole), slice(begun, n_each)), (slice(whole, last), slice(0, n_each))]
     found.append((slice(last, last + 1), slice(0, left)))
     return [(rows, items) for rows, items in found if rows.start < rows.stop and items.start < items.stop]
+
+
+def blocks(
+    portions: Sequence[Tensor], start: int, stop: int, n_each: int
+) -> Iterator[tuple[slice, slice, list[Tensor]]]:
+    """The `rectangles` of items, with their places in portions ``(stop - start, …)``, each ``(samples, items, …)``."""
+    done = 0
+    for samples, items in rectangles(start, stop, n_each):
+        k, m = samples.stop - samples.start, items.stop - items.start
+        yield samples, items, [each[done : done + k * m].view(k, m, *each.shape[1:]) for each in portions]
+        done += k * m

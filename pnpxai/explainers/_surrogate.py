@@ -13,7 +13,7 @@ from pnpxai.explainers._masked_scores import finite
 from pnpxai.feature_masks import FeatureMask, by_number, feature_mask_for, on_positions
 from pnpxai.forward import Request
 from pnpxai.outputs import Score, select
-from pnpxai.replacing import rectangles, replaced
+from pnpxai.replacing import blocks, replaced
 from pnpxai.scratch import Scratch
 
 SCORES: tuple[Score, ...] = ("logit", "probability")
@@ -74,17 +74,14 @@ class CoalitionScores:
         found = torch.zeros(len(samples) * len(coalitions), dtype=torch.float64)
 
         def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
-            out, done = room.rows(x, stop - start), 0
-            for own, items in rectangles(start, stop, n_each):
+            made = room.rows(x, stop - start)
+            for own, items, (out,) in blocks([made], start, stop, n_each):
                 numbers = torch.arange(items.start, items.stop)
                 asked, cells = coalitions[numbers // r].to(x.device), features[own].flatten(1)
                 present = asked.expand(len(cells), -1, -1).gather(2, cells[:, None].expand(-1, len(asked), -1))
                 present = present.reshape(*present.shape[:2], *(1,) * (x.ndim - features.ndim), *features.shape[1:])
-                n = len(cells) * len(asked)
-                apart = out[done : done + n].view(len(cells), len(asked), *x.shape[1:])
-                replaced(x[own, None], self._absent(samples[own], present, numbers), ~present, apart)
-                done += n
-            return [out], samples[torch.arange(start, stop, device=samples.device) // n_each]
+                replaced(x[own, None], self._absent(samples[own], present, numbers), ~present, out)
+            return [made], samples[torch.arange(start, stop, device=samples.device) // n_each]
 
         def read(start: int, stop: int, outputs: Tensor) -> None:
             items = torch.arange(start, stop)

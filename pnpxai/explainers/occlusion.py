@@ -22,7 +22,7 @@ from pnpxai.feature_masks import FeatureMask, FeatureMaskFunction
 from pnpxai.forward import Request
 from pnpxai.limits import OneOf, OrNone, WholeWithin, Within
 from pnpxai.outputs import Score, select
-from pnpxai.replacing import rectangles, replaced
+from pnpxai.replacing import blocks, replaced
 from pnpxai.scratch import Scratch
 from pnpxai.tunable import Space, choices
 
@@ -193,17 +193,12 @@ def _scores_under_windows(
 
     def build(start: int, stop: int) -> tuple[list[Tensor], Tensor]:
         made = [room.rows(each, stop - start) for room, each in zip(rooms, request.inputs, strict=True)]
-        done = 0
-        for own, windows in rectangles(start, stop, m):
-            gone = covered(windows)
-            n = (own.stop - own.start) * len(gone)
-            for number, (each, out) in enumerate(zip(request.inputs, made, strict=True)):
-                apart = out[done : done + n].view(-1, len(gone), *each.shape[1:])
+        for own, windows, block in blocks(made, start, stop, m):
+            for number, (each, out) in enumerate(zip(request.inputs, block, strict=True)):
                 if number == which:
-                    replaced(each[own, None], baseline[own, None], gone, apart)
+                    replaced(each[own, None], baseline[own, None], covered(windows), out)
                 else:
-                    apart.copy_(each[own, None])
-            done += n
+                    out.copy_(each[own, None])
         return made, torch.arange(start, stop, device=x.device) // m
 
     def read(start: int, stop: int, outputs: Tensor) -> None:
